@@ -1,0 +1,38 @@
+# Third-party libraries. All are private: none appears in a public header. Target names differ between distributions'
+# packages and upstream, so each is found both ways.
+find_package(nlohmann_json REQUIRED)
+find_package(PkgConfig QUIET)
+
+# PCRE2 (pre-tokenizer expressions) and utf8proc (Unicode normalisation) ship pkg-config files everywhere.
+if(PkgConfig_FOUND)
+  pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+  pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+  set(FLYWHEEL_PCRE2 PkgConfig::PCRE2)
+  set(FLYWHEEL_UTF8PROC PkgConfig::UTF8PROC)
+else()
+  find_package(PCRE2 REQUIRED COMPONENTS 8BIT)
+  find_package(utf8proc REQUIRED)
+  set(FLYWHEEL_PCRE2 PCRE2::8BIT)
+  set(FLYWHEEL_UTF8PROC utf8proc::utf8proc)
+endif()
+
+if(NOT FLYWHEEL_SERIAL)
+  set(THREADS_PREFER_PTHREAD_FLAG ON)
+  find_package(Threads REQUIRED)
+  if(FLYWHEEL_WITH_TBB)
+    find_package(TBB CONFIG REQUIRED)
+  endif()
+endif()
+
+function(flywheel_link_dependencies target)
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> ${FLYWHEEL_PCRE2} ${FLYWHEEL_UTF8PROC})
+  if(FLYWHEEL_SERIAL)
+    target_compile_definitions(${target} PRIVATE FLYWHEEL_SERIAL=1)
+  else()
+    target_link_libraries(${target} PRIVATE Threads::Threads)
+    if(FLYWHEEL_WITH_TBB)
+      target_link_libraries(${target} PRIVATE TBB::tbb)
+      target_compile_definitions(${target} PRIVATE FLYWHEEL_WITH_TBB=1)
+    endif()
+  endif()
+endfunction()

@@ -1,0 +1,81 @@
+// A loaded model: immutable, shared by any number of threads and sessions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "flywheel/core/config.hpp"
+#include "flywheel/core/context.hpp"
+#include "flywheel/core/progress.hpp"
+#include "flywheel/core/result.hpp"
+#include "flywheel/io/archive.hpp"
+#include "flywheel/model/session.hpp"
+#include "flywheel/text/tokenizer.hpp"
+
+namespace flywheel::inline v0 {
+
+struct model_options {
+  flywheel::context context;  ///< Empty: one with default options is created.
+  flywheel::control control;  ///< Progress and cancellation of loading.
+};
+
+/// Facts about a model, from its metadata.
+struct model_info {
+  std::string architecture;      ///< "llama"
+  std::string name;              ///< general.name; may be empty.
+  std::string weights;           ///< The type most weight bytes have: "Q4_K".
+  std::int64_t parameters = 0;   ///< Number of weights.
+  std::int32_t n_vocab = 0;
+  std::int32_t n_layers = 0;
+  std::int32_t n_embd = 0;       ///< Hidden size.
+  std::int32_t n_ctx_train = 0;  ///< Positions it was trained for.
+};
+
+/// Memory a configuration takes, known before loading.
+struct footprint {
+  std::size_t weights = 0;  ///< Bytes of packed weights, as the devices keep them.
+  std::size_t kv = 0;       ///< Bytes of one session's KV cache when its context is full.
+  std::size_t arena = 0;    ///< Bytes of one session's intermediate results and logits.
+  [[nodiscard]] std::size_t total() const noexcept { return weights + kv + arena; }
+};
+
+/// A cheap handle, copied by value; thread-safe.
+class FLYWHEEL_API model {
+ public:
+  model() noexcept = default;
+  /// Opens a file, packs its weights for the CPU in parallel. Errors: those of io::archive::open and
+  /// text::tokenizer::from_metadata; unsupported for an architecture or tensor type that is not known (named in the
+  /// message); malformed for missing or contradictory keys and tensors; cancelled; out_of_memory.
+  [[nodiscard]] static result<model> open(const std::filesystem::path& path, const model_options& options = {});
+  [[nodiscard]] static result<model> open(const io::archive& file, const model_options& options = {});
+
+  /// What `options` will take, without loading weights (reads the header only); within 5% of what is then used.
+  [[nodiscard]] static result<footprint> predict(const io::archive& file, const session_options& session = {},
+                                                 const context& ctx = {});
+
+  [[nodiscard]] explicit operator bool() const noexcept { return state_ != nullptr; }
+  [[nodiscard]] const model_info& info() const noexcept;
+  [[nodiscard]] const io::metadata& metadata() const noexcept;
+  /// Empty when the file carries no vocabulary.
+  [[nodiscard]] const text::tokenizer& tokenizer() const noexcept;
+  [[nodiscard]] const flywheel::context& context() const noexcept;
+  /// Bytes of packed weights now held.
+  [[nodiscard]] std::size_t weight_bytes() const noexcept;
+
+  /// A new sequence. Errors: invalid_argument, out_of_memory.
+  [[nodiscard]] result<session> new_session(const session_options& options = {}) const;
+
+  struct state;
+  explicit model(std::shared_ptr<const state> s) noexcept : state_(std::move(s)) {}
+  [[nodiscard]] const std::shared_ptr<const state>& shared() const noexcept { return state_; }
+
+ private:
+  std::shared_ptr<const state> state_;
+};
+
+}  // namespace flywheel::inline v0
