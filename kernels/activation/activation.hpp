@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "flywheel/core/config.hpp"
+#include "flywheel/core/ops.hpp"
 
 namespace flywheel::inline v0::kernels {
 
-enum class activation : std::uint8_t { silu, gelu_tanh, relu };
+using flywheel::activation;
 
 /// y[i] = act(gate[i]) * up[i]; y may be gate or up. silu(x) = x / (1 + exp(-x)) (Shazeer 2020, GLU variants).
 using glu_fn = void (*)(activation kind, const float* gate, const float* up, std::int64_t n, float* y);

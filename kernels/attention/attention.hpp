@@ -9,11 +9,12 @@
 #include <cstdint>
 
 #include "flywheel/core/dtype.hpp"
+#include "flywheel/core/ops.hpp"
 
 namespace flywheel::inline v0::kernels {
 
 /// Tokens per KV page. A page of one layer holds K then V, each [n_kv_heads, kv_page_tokens, head_dim] of kv_type.
-inline constexpr std::int64_t kv_page_tokens = 64;
+using flywheel::kv_page_tokens;
 
 struct attention_args {
   const float* q = nullptr;          ///< [n_tokens, n_heads, head_dim]

@@ -4,12 +4,11 @@
 
 #include <cstdint>
 
-#include "flywheel/core/config.hpp"
+#include "flywheel/core/ops.hpp"
 
 namespace flywheel::inline v0::kernels {
 
-/// Which elements are a pair: adjacent (2i, 2i+1) as in GGUF llama, or halves (i, i + n_rot/2) as in NeoX.
-enum class rope_pairs : std::uint8_t { adjacent, halves };
+using flywheel::rope_pairs;
 
 /// In place on x [n_heads, head_dim] (heads `head_stride` floats apart); cos, sin: [n_rot / 2] of this token's position, any
 /// attention factor already multiplied in. Elements from n_rot on stay.
