@@ -22,6 +22,7 @@ struct kernel_set {
   add_rms_norm_fn add_rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;
+  store_kv_fn store_kv;
   attention_scratch_fn attention_scratch;
   attention_fn attention;
   glu_fn glu;

@@ -13,19 +13,41 @@
 
 namespace flywheel::inline v0::kernels {
 
-/// Tokens per KV page. A page of one layer holds K then V, each [n_kv_heads, kv_page_tokens, head_dim] of kv_type.
+/// Tokens per KV page. A page of one layer holds, in kv_type, K transposed [n_kv_heads, head_dim, kv_page_tokens] and then
+/// V [n_kv_heads, kv_page_tokens, head_dim]. Only store_kv and attention know this: write pages with store_kv.
 using flywheel::kv_page_tokens;
+
+/// Bytes of one page of one layer.
+[[nodiscard]] constexpr std::size_t kv_page_bytes(dtype kv_type, std::int64_t n_kv_heads, std::int64_t head_dim) noexcept {
+  return static_cast<std::size_t>(2 * n_kv_heads * head_dim * kv_page_tokens) * (kv_type == dtype::f16 ? 2 : 4);
+}
+
+struct store_kv_args {
+  const float* k = nullptr;          ///< [n_tokens, n_kv_heads, head_dim], rotated
+  std::int64_t k_stride = 0;         ///< Floats between tokens.
+  const float* v = nullptr;          ///< [n_tokens, n_kv_heads, head_dim]
+  std::int64_t v_stride = 0;         ///< Floats between tokens.
+  std::byte* const* kv_pages = nullptr;  ///< This layer's pages in order of position.
+  dtype kv_type = dtype::f16;        ///< f16 or f32.
+  std::int64_t n_tokens = 0;
+  std::int64_t n_kv_heads = 0;
+  std::int64_t head_dim = 0;         ///< A multiple of 8.
+  std::int64_t first_position = 0;   ///< Position of token 0.
+};
+
+/// Stores the keys and values of all tokens for one kv head. Calls for different heads may run at the same time.
+using store_kv_fn = void (*)(const store_kv_args& args, std::int64_t kv_head);
 
 struct attention_args {
   const float* q = nullptr;          ///< [n_tokens, n_heads, head_dim]
   std::int64_t q_stride = 0;         ///< Floats between tokens.
   float* out = nullptr;              ///< [n_tokens, n_heads, head_dim]
   std::int64_t out_stride = 0;       ///< Floats between tokens.
-  const std::byte* const* pages = nullptr;  ///< This layer's pages in order of position.
+  const std::byte* const* kv_pages = nullptr;  ///< This layer's pages in order of position.
   dtype kv_type = dtype::f16;        ///< f16 or f32.
   std::int64_t n_heads = 0;
   std::int64_t n_kv_heads = 0;       ///< Divides n_heads.
-  std::int64_t head_dim = 0;
+  std::int64_t head_dim = 0;         ///< A multiple of 8.
   std::int64_t first_position = 0;   ///< Position of token 0; token t sees positions 0 .. first_position + t.
   std::int64_t window = 0;           ///< Sliding window: token at p sees p - window + 1 .. p. 0: no limit.
   float scale = 1;

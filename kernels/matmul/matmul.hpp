@@ -27,7 +27,7 @@ struct matmul_epilogue {
 struct matmul_args {
   const std::byte* prepared = nullptr;  ///< Prepared activations of all rows, 64-byte aligned.
   std::int64_t row_begin = 0;           ///< First row to compute; a multiple of tile_rows.
-  std::int64_t row_end = 0;             ///< One past the last row.
+  std::int64_t row_end = 0;             ///< One past the last row: a multiple of tile_rows, or all rows prepared.
   const std::byte* panels = nullptr;    ///< First weight panel of the call, 64-byte aligned.
   std::int64_t k = 0;                   ///< Length of a row: a multiple of the format's block.
   std::int64_t n = 0;                   ///< Columns of the call: whole panels, the last one possibly partial.
