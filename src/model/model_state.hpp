@@ -1,0 +1,21 @@
+// What a model handle points to. Immutable after opening.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "flywheel/model/model.hpp"
+#include "src/model/engine.hpp"
+
+namespace flywheel::inline v0 {
+
+struct model::state {
+  flywheel::context ctx;
+  io::metadata meta;
+  model_info info;
+  text::tokenizer tokenizer;
+  std::unique_ptr<const detail::engine> engine;
+  std::size_t weight_bytes = 0;
+};
+
+}  // namespace flywheel::inline v0
