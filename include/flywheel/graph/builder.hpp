@@ -1,0 +1,52 @@
+// Writing a graph down, one line per operation. The first error is kept and everything after it does nothing, so that an
+// architecture reads like its formulas and checks once, at finish().
+#pragma once
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "flywheel/core/config.hpp"
+#include "flywheel/graph/graph.hpp"
+#include "flywheel/io/archive.hpp"
+
+namespace flywheel::inline v0::graph {
+
+class FLYWHEEL_API builder {
+ public:
+  /// Weights are looked up in `file`, which must outlive the builder.
+  explicit builder(const io::archive& file) : file_(&file) {}
+
+  /// A tensor of the file with exactly these extents (outermost first). Missing or different: malformed.
+  value weight(const std::string& name, std::initializer_list<std::int64_t> dims);
+  /// The same, or an invalid value when the file has no such tensor.
+  value optional_weight(const std::string& name, std::initializer_list<std::int64_t> dims);
+
+  value token_ids();
+  value embed(value table, value ids);
+  value rms_norm(value x, value weight, float eps);
+  value matmul(value x, value weight, value bias = {});  ///< x weight^T + bias
+  value rope(value x, const rope_attributes& attributes, value factors = {});
+  value attention(value q, value k, value v, const attention_attributes& attributes);
+  value glu(value gate, value up, activation act);
+  value add(value a, value b);
+  value scale(value x, float factor);
+  value select_outputs(value x);
+  value moe_ffn(value x, value router, value gate, value up, value down, const moe_attributes& attributes);
+
+  /// Marks a result of the graph.
+  void output(value v);
+  /// Keeps `e` unless an error was kept before.
+  void fail(error e);
+  /// The graph, or the first error.
+  [[nodiscard]] result<graph> finish();
+
+ private:
+  value append(op kind, std::vector<value> inputs, op_attributes attributes);
+  const io::archive* file_;
+  graph graph_;
+  std::optional<error> error_;
+};
+
+}  // namespace flywheel::inline v0::graph

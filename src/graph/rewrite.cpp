@@ -1,0 +1,213 @@
+#include "flywheel/graph/rewrite.hpp"
+
+#include <algorithm>
+
+namespace flywheel::inline v0::graph {
+namespace {
+
+void refresh_producers(graph& g) {
+  for (std::size_t i = 0; i < g.nodes.size(); ++i)
+    for (value v : g.nodes[i].outputs) g.values[v.index].producer = static_cast<std::uint32_t>(i);
+}
+
+/// Weights and ids depend on nothing: in front they are ready for every merged node.
+void hoist_sources(graph& g) {
+  std::stable_partition(g.nodes.begin(), g.nodes.end(),
+                        [](const node& n) { return n.kind == op::weight || n.kind == op::token_ids; });
+  refresh_producers(g);
+}
+
+/// Takes nodes without outputs away: how the rewrites mark what they have merged into another node.
+void drop_emptied(graph& g) {
+  std::erase_if(g.nodes, [](const node& n) { return n.outputs.empty(); });
+  refresh_producers(g);
+}
+
+bool plain_linear(const node& n) {
+  if (n.kind != op::linear) return false;
+  const auto& a = n.as<linear_attributes>();
+  return !a.norm && !a.glu && !a.residual;
+}
+
+/// The i-th weight of a plain linear with its bias and output.
+struct product {
+  value weight, bias, out;
+};
+product product_of(const node& n, std::size_t i) {
+  const auto& a = n.as<linear_attributes>();
+  return {n.inputs[a.weight_input(i)], a.biases ? n.inputs[a.bias_input(i)] : value{}, n.outputs[i]};
+}
+
+/// A plain linear of several products of x.
+node linear_of(value x, const std::vector<product>& products) {
+  node n{op::linear, {x}, {}, linear_attributes{}};
+  auto& a = n.as<linear_attributes>();
+  a.weights = static_cast<std::uint32_t>(products.size());
+  a.biases = std::any_of(products.begin(), products.end(), [](const product& p) { return p.bias.valid(); });
+  for (const product& p : products) n.inputs.push_back(p.weight);
+  if (a.biases)
+    for (const product& p : products) n.inputs.push_back(p.bias);
+  for (const product& p : products) n.outputs.push_back(p.out);
+  return n;
+}
+
+std::vector<product> products_of(const node& n) {
+  std::vector<product> all;
+  for (std::size_t i = 0; i < n.as<linear_attributes>().weights; ++i) all.push_back(product_of(n, i));
+  return all;
+}
+
+}  // namespace
+
+graph group_linears(graph g) {
+  hoist_sources(g);
+  for (std::size_t i = 0; i < g.nodes.size(); ++i) {
+    if (!plain_linear(g.nodes[i]) || g.nodes[i].outputs.empty()) continue;
+    const value x = g.nodes[i].inputs[0];
+    std::vector<product> products = products_of(g.nodes[i]);
+    for (std::size_t j = i + 1; j < g.nodes.size(); ++j) {
+      node& other = g.nodes[j];
+      if (!plain_linear(other) || other.outputs.empty() || !(other.inputs[0] == x)) continue;
+      for (const product& p : products_of(other)) products.push_back(p);
+      other.outputs.clear();
+    }
+    g.nodes[i] = linear_of(x, products);
+  }
+  drop_emptied(g);
+  return g;
+}
+
+graph fuse_glu(graph g) {
+  hoist_sources(g);
+  const std::vector<std::uint32_t> uses = g.use_counts();
+  for (std::size_t i = 0; i < g.nodes.size(); ++i) {
+    if (g.nodes[i].kind != op::glu) continue;
+    const value gate = g.nodes[i].inputs[0], up = g.nodes[i].inputs[1];
+    const std::uint32_t source = g.at(gate).producer;
+    if (gate == up || source != g.at(up).producer || !plain_linear(g.nodes[source])) continue;
+    if (uses[gate.index] != 1 || uses[up.index] != 1) continue;
+    std::vector<product> pair(2), rest;
+    for (const product& p : products_of(g.nodes[source]))
+      (p.out == gate ? pair[0] : p.out == up ? pair[1] : rest.emplace_back()) = p;
+    const value x = g.nodes[source].inputs[0], out = g.nodes[i].outputs[0];
+    node fused = linear_of(x, pair);
+    fused.outputs = {out};
+    fused.as<linear_attributes>().glu = g.nodes[i].as<glu_attributes>().act;
+    g.nodes[i] = std::move(fused);
+    if (rest.empty())
+      g.nodes[source].outputs.clear();
+    else
+      g.nodes[source] = linear_of(x, rest);
+  }
+  drop_emptied(g);
+  return remove_unused(std::move(g));
+}
+
+graph fuse_residual(graph g) {
+  hoist_sources(g);
+  const std::vector<std::uint32_t> uses = g.use_counts();
+  for (std::size_t i = 0; i < g.nodes.size(); ++i) {
+    if (g.nodes[i].kind != op::add) continue;
+    const value a = g.nodes[i].inputs[0], b = g.nodes[i].inputs[1];
+    for (const auto& [sum, other] : {std::pair{b, a}, std::pair{a, b}}) {
+      const node& source = g.nodes[g.at(sum).producer];
+      if (uses[sum.index] != 1 || source.outputs.size() != 1) continue;
+      node fused = source;
+      if (source.kind == op::linear && !source.as<linear_attributes>().residual) {
+        fused.as<linear_attributes>().residual = true;
+        fused.inputs.push_back(other);
+      } else if (source.kind == op::moe_ffn && !source.inputs[5].valid()) {
+        fused.inputs[5] = other;
+      } else {
+        continue;
+      }
+      fused.outputs = g.nodes[i].outputs;
+      g.nodes[g.at(sum).producer].outputs.clear();
+      g.nodes[i] = std::move(fused);
+      break;
+    }
+  }
+  drop_emptied(g);
+  return remove_unused(std::move(g));
+}
+
+graph fuse_norm(graph g) {
+  hoist_sources(g);
+  const std::vector<std::uint32_t> uses = g.use_counts();
+  for (node& n : g.nodes) {
+    if (n.kind != op::linear || n.as<linear_attributes>().norm) continue;
+    const value x = n.inputs[0];
+    node& norm = g.nodes[g.at(x).producer];
+    if (norm.kind != op::rms_norm || uses[x.index] != 1) continue;
+    auto& a = n.as<linear_attributes>();
+    n.inputs[0] = norm.inputs[0];
+    n.inputs.insert(n.inputs.begin() + static_cast<std::ptrdiff_t>(a.norm_input()), norm.inputs[1]);
+    a.norm = norm.as<norm_attributes>();
+    norm.outputs.clear();
+  }
+  drop_emptied(g);
+  return remove_unused(std::move(g));
+}
+
+graph fuse_rope(graph g) {
+  hoist_sources(g);
+  const std::vector<std::uint32_t> uses = g.use_counts();
+  for (node& n : g.nodes) {
+    if (n.kind != op::attention || n.as<attention_attributes>().rope) continue;
+    node& q = g.nodes[g.at(n.inputs[0]).producer];
+    node& k = g.nodes[g.at(n.inputs[1]).producer];
+    if (q.kind != op::rope || k.kind != op::rope || &q == &k) continue;
+    if (uses[n.inputs[0].index] != 1 || uses[n.inputs[1].index] != 1) continue;
+    if (!(q.as<rope_attributes>() == k.as<rope_attributes>()) || !(q.inputs[1] == k.inputs[1])) continue;
+    n.as<attention_attributes>().rope = q.as<rope_attributes>();
+    n.inputs[3] = q.inputs[1];
+    n.inputs[0] = q.inputs[0];
+    n.inputs[1] = k.inputs[0];
+    q.outputs.clear();
+    k.outputs.clear();
+  }
+  drop_emptied(g);
+  return remove_unused(std::move(g));
+}
+
+graph remove_unused(graph g) {
+  std::vector<bool> needed(g.values.size(), false);
+  for (value v : g.outputs) needed[v.index] = true;
+  std::vector<bool> keep(g.nodes.size(), false);
+  for (std::size_t i = g.nodes.size(); i-- > 0;) {
+    const node& n = g.nodes[i];
+    keep[i] = std::any_of(n.outputs.begin(), n.outputs.end(), [&](value v) { return needed[v.index]; });
+    if (keep[i])
+      for (value v : n.inputs)
+        if (v.valid()) needed[v.index] = true;
+  }
+  graph out;
+  std::vector<value> renamed(g.values.size());
+  for (std::size_t i = 0; i < g.nodes.size(); ++i) {
+    if (!keep[i]) continue;
+    node n = std::move(g.nodes[i]);
+    for (value& v : n.inputs)
+      if (v.valid()) v = renamed[v.index];
+    for (value& v : n.outputs) {
+      renamed[v.index] = {static_cast<std::uint32_t>(out.values.size())};
+      value_info info = g.values[v.index];
+      info.producer = static_cast<std::uint32_t>(out.nodes.size());
+      out.values.push_back(info);
+      v = renamed[v.index];
+    }
+    if (n.kind == op::weight) {
+      auto& a = n.as<weight_attributes>();
+      out.weights.push_back(g.weights[a.index]);
+      a.index = static_cast<std::uint32_t>(out.weights.size() - 1);
+    }
+    out.nodes.push_back(std::move(n));
+  }
+  for (value v : g.outputs) out.outputs.push_back(renamed[v.index]);
+  return out;
+}
+
+graph optimize(graph g) {
+  return fuse_rope(fuse_norm(fuse_residual(fuse_glu(group_linears(remove_unused(std::move(g)))))));
+}
+
+}  // namespace flywheel::inline v0::graph
