@@ -1,19 +1,10 @@
-# Third-party libraries. All are private: none appears in a public header. Target names differ between distributions'
-# packages and upstream, so each is found both ways.
-find_package(nlohmann_json REQUIRED)
-find_package(PkgConfig QUIET)
+# Third-party libraries. All are private: none appears in a public header.
+find_package(nlohmann_json REQUIRED)  # headers only, used while compiling
 
-# PCRE2 (pre-tokenizer expressions) and utf8proc (Unicode normalisation) ship pkg-config files everywhere.
-if(PkgConfig_FOUND)
-  pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
-  pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
-  set(FLYWHEEL_PCRE2 PkgConfig::PCRE2)
-  set(FLYWHEEL_UTF8PROC PkgConfig::UTF8PROC)
-else()
-  find_package(PCRE2 REQUIRED COMPONENTS 8BIT)
-  find_package(utf8proc REQUIRED)
-  set(FLYWHEEL_PCRE2 PCRE2::8BIT)
-  set(FLYWHEEL_UTF8PROC utf8proc::utf8proc)
+# PCRE2 (pre-tokenizer expressions), utf8proc (Unicode normalisation)
+include(${CMAKE_CURRENT_LIST_DIR}/third_party.cmake)
+if(FLYWHEEL_MISSING)
+  message(FATAL_ERROR "flywheel needs ${FLYWHEEL_MISSING}; cmake/bootstrap.sh installs what is missing")
 endif()
 
 if(NOT FLYWHEEL_SERIAL)
@@ -25,7 +16,8 @@ if(NOT FLYWHEEL_SERIAL)
 endif()
 
 function(flywheel_link_dependencies target)
-  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> ${FLYWHEEL_PCRE2} ${FLYWHEEL_UTF8PROC})
+  target_link_libraries(${target} PRIVATE
+    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> flywheel_private::pcre2 flywheel_private::utf8proc)
   if(FLYWHEEL_SERIAL)
     target_compile_definitions(${target} PRIVATE FLYWHEEL_SERIAL=1)
   else()

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Builds flywheel with its tests and runs them. See usage().
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+root=$PWD
+
+usage() {
+  cat <<'TEXT'
+usage: tests/run.sh [JOB...] [--all]
+
+Installs what is missing (cmake/bootstrap.sh), builds under build-test/ with warnings as errors, and runs:
+  release   g++ Release build, the whole test suite                      (default)
+  install   installed copies, static and shared, used by outside projects (default)
+  clang     the second compiler: clang 16 or later, Release, the whole suite but the slow model tests
+  asan      the whole suite under AddressSanitizer and UndefinedBehaviorSanitizer
+  tsan      the tests that use several threads, under ThreadSanitizer
+  serial    the build without threads, oneTBB and mmap: tests of core, formats, io and text
+--all runs every job. A job that cannot run here (no second compiler) is reported as skipped, never as passed.
+The last lines say for each job what happened and how long it took; the exit code is 0 when none failed.
+TEXT
+}
+
+all_jobs="release install clang asan tsan serial"
+jobs=""
+for argument in "$@"; do
+  case $argument in
+    --all) jobs=$all_jobs ;;
+    -h|--help) usage; exit 0 ;;
+    release|install|clang|asan|tsan|serial) jobs="$jobs $argument" ;;
+    *) usage >&2; exit 2 ;;
+  esac
+done
+[ -n "$jobs" ] || jobs="release install"
+
+case " $jobs " in *" clang "*|*" asan "*|*" tsan "*) groups="--tests --clang" ;; *) groups="--tests" ;; esac
+# shellcheck disable=SC2086
+cmake/bootstrap.sh $groups || exit 1
+cxx=$(cmake/bootstrap.sh --which-cxx)
+clang=$(cmake/bootstrap.sh --which-clang)
+cores=$(getconf _NPROCESSORS_ONLN)
+
+configure() {  # configure NAME COMPILER OPTIONS...
+  local name=$1 compiler=$2
+  shift 2
+  cmake -S "$root" -B "$root/build-test/$name" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DFLYWHEEL_WERROR=ON "$@" \
+    >"$root/build-test/$name.log" 2>&1 || { cat "$root/build-test/$name.log"; return 1; }
+}
+build() {  # build NAME TARGETS...
+  local name=$1
+  shift
+  cmake --build "$root/build-test/$name" --target "$@" >"$root/build-test/$name.log" 2>&1 || {
+    grep -E -A 20 'FAILED|error:|warning:' "$root/build-test/$name.log" | head -n 200; return 1; }
+}
+suite() {  # suite NAME CTEST-OPTIONS...
+  local name=$1
+  shift
+  (cd "$root/build-test/$name" && ctest --output-on-failure --no-tests=error -j "$cores" "$@" </dev/null)
+}
+
+job_release() {
+  configure release "$cxx" -DCMAKE_BUILD_TYPE=Release && build release all && suite release
+}
+job_install() {
+  configure release "$cxx" -DCMAKE_BUILD_TYPE=Release && build release all &&
+    tests/install/run.sh "$root/build-test/release" "$root/build-test/install" "$cxx" "$clang"
+}
+job_clang() {
+  [ -n "$clang" ] || return 77
+  configure clang "$clang" -DCMAKE_BUILD_TYPE=Release && build clang all && suite clang -LE slow
+}
+job_asan() {
+  local compiler=${clang:-$cxx}
+  configure asan "$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLYWHEEL_SANITIZE=address,undefined \
+    -DFLYWHEEL_BUILD_EXAMPLES=OFF && build asan all && suite asan
+}
+job_tsan() {
+  local compiler=${clang:-$cxx}
+  configure tsan "$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLYWHEEL_SANITIZE=thread \
+    -DFLYWHEEL_BUILD_EXAMPLES=OFF -DFLYWHEEL_BUILD_CLI=OFF && build tsan all && suite tsan -L threads
+}
+job_serial() {
+  configure serial "$cxx" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_SERIAL=ON && build serial all &&
+    suite serial -R '^(core|formats|io|text)$'
+}
+
+mkdir -p build-test
+report="" failed=0
+for job in $jobs; do
+  printf '\n==== %s\n' "$job"
+  start=$SECONDS
+  "job_$job"
+  code=$?
+  took=$((SECONDS - start))
+  case $code in
+    0) outcome=passed ;;
+    77) outcome="skipped: no clang 16 or later here" ;;
+    *) outcome=FAILED failed=1 ;;
+  esac
+  report="$report$(printf '%-8s %4d s  %s' "$job" "$took" "$outcome")"$'\n'
+done
+printf '\n%s' "$report"
+exit $failed
