@@ -4,16 +4,26 @@ namespace flywheel::inline v0 {
 
 std::string_view to_string(errc code) noexcept {
   switch (code) {
-    case errc::invalid_argument: return "invalid_argument";
-    case errc::not_found: return "not_found";
-    case errc::io: return "io";
-    case errc::malformed: return "malformed";
-    case errc::unsupported: return "unsupported";
-    case errc::out_of_memory: return "out_of_memory";
-    case errc::cancelled: return "cancelled";
-    case errc::context_full: return "context_full";
-    case errc::device: return "device";
-    case errc::internal: return "internal";
+    case errc::invalid_argument:
+      return "invalid_argument";
+    case errc::not_found:
+      return "not_found";
+    case errc::io:
+      return "io";
+    case errc::malformed:
+      return "malformed";
+    case errc::unsupported:
+      return "unsupported";
+    case errc::out_of_memory:
+      return "out_of_memory";
+    case errc::cancelled:
+      return "cancelled";
+    case errc::context_full:
+      return "context_full";
+    case errc::device:
+      return "device";
+    case errc::internal:
+      return "internal";
   }
   return "unknown";
 }

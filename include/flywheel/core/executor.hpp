@@ -43,16 +43,26 @@ class FLYWHEEL_API executor {
   /// at a barrier. False for pools that may run them one after the other.
   [[nodiscard]] virtual bool gang() const noexcept = 0;
   /// Calls body(0) .. body(n-1), each once, and returns when all have returned. `body` must not throw and must not
-  /// call run() of the same executor.
+  /// call run() of the same executor. n may exceed concurrency(). What the caller wrote before is visible to the
+  /// bodies, and what they wrote is visible to it afterwards.
   virtual void run(unsigned n, function_ref<void(unsigned worker)> body) = 0;
 };
 
 /// Everything on the calling thread. Shared, stateless.
 [[nodiscard]] FLYWHEEL_API std::shared_ptr<executor> serial_executor();
 
-/// A persistent team of `threads` (0: one per physical core this process may use), the calling thread included.
-/// Waiting workers spin briefly, then yield, then sleep. Errors: out_of_memory, io (threads cannot be started).
-/// In a build without threads this is serial_executor().
+/// The most threads that a team can have.
+inline constexpr unsigned max_threads = 4096;
+
+/// Physical cores this process may use: those of its affinity mask, or fewer when its container has a CPU quota. 1 in
+/// a build without threads.
+[[nodiscard]] FLYWHEEL_API unsigned usable_cores() noexcept;
+
+/// A persistent team of `threads` (0: usable_cores()), the calling thread included. Waiting workers spin briefly, then
+/// yield, then sleep: an idle team uses no CPU. Bodies run with the caller's rounding and denormal mode. With n above
+/// concurrency() each worker takes the next index when it is done with one. A child of fork() must not use it.
+/// Errors: invalid_argument (more than max_threads), out_of_memory, io (threads cannot be started).
+/// A team of one, and any team in a build without threads, is serial_executor().
 [[nodiscard]] FLYWHEEL_API result<std::shared_ptr<executor>> make_thread_team(unsigned threads = 0);
 
 /// A host's own pool, as two plain functions.
@@ -72,8 +82,9 @@ struct host_pool {
 /// A oneTBB arena of `threads` slots (0: oneTBB's default). errc::unsupported in builds without oneTBB.
 [[nodiscard]] FLYWHEEL_API result<std::shared_ptr<executor>> make_tbb_executor(unsigned threads = 0);
 
-/// Splits [0, items) into contiguous ranges of at least `grain` items, one or more per worker, and calls
-/// body(begin, end) for each. The split does not influence results of bodies that treat items independently.
+/// Splits [0, items) into contiguous ranges and calls body(begin, end) once for each. Every range begins at a multiple
+/// of `grain` (at least 1) and holds a multiple of `grain` items, but for the last. Ranges are handed out as workers
+/// get free, several per worker; the split does not influence results of bodies that treat items independently.
 FLYWHEEL_API void parallel_for(executor& pool, std::size_t items, std::size_t grain,
                                function_ref<void(std::size_t begin, std::size_t end)> body);
 
