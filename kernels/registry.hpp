@@ -1,5 +1,5 @@
-// The kernels one ISA cluster uses: for each operation the best line of the family's kernels.inc that the cluster (or one
-// below it in preference) provides, falling back to the generic one, which always exists.
+// The kernels one ISA cluster uses: for each operation the best line of the family's kernels.inc that the cluster (or
+// one below it in preference) provides, falling back to the generic one, which always exists.
 #pragma once
 
 #include <span>

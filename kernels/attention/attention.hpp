@@ -1,8 +1,8 @@
 // Causal attention over a paged KV cache, without the full score matrix (online softmax: Milakov & Gimelshein 2018, Dao
 // et al. 2022):  out[t, h] = sum_p softmax_p(scale * q[t, h] . k[p, h / group]) v[p, h / group],  p visible to t.
 //
-// A token's result depends on its own query and the cached positions alone, summed in order of position in blocks that start
-// at page boundaries: not on which other tokens are in the call, nor on threads.
+// A token's result depends on its own query and the cached positions alone, summed in order of position in blocks that
+// start at page boundaries: not on which other tokens are in the call, nor on threads.
 #pragma once
 
 #include <cstddef>
@@ -13,52 +13,53 @@
 
 namespace flywheel::inline v0::kernels {
 
-/// Tokens per KV page. A page of one layer holds, in kv_type, K transposed [n_kv_heads, head_dim, kv_page_tokens] and then
-/// V [n_kv_heads, kv_page_tokens, head_dim]. Only store_kv and attention know this: write pages with store_kv.
+/// Tokens per KV page. A page of one layer holds, in kv_type, K transposed [n_kv_heads, head_dim, kv_page_tokens] and
+/// then V [n_kv_heads, kv_page_tokens, head_dim]. Only store_kv and attention know this: write pages with store_kv.
 using flywheel::kv_page_tokens;
 
 /// Bytes of one page of one layer.
-[[nodiscard]] constexpr std::size_t kv_page_bytes(dtype kv_type, std::int64_t n_kv_heads, std::int64_t head_dim) noexcept {
+[[nodiscard]] constexpr std::size_t kv_page_bytes(dtype kv_type, std::int64_t n_kv_heads,
+                                                  std::int64_t head_dim) noexcept {
   return static_cast<std::size_t>(2 * n_kv_heads * head_dim * kv_page_tokens) * (kv_type == dtype::f16 ? 2 : 4);
 }
 
 struct store_kv_args {
-  const float* k = nullptr;          ///< [n_tokens, n_kv_heads, head_dim], rotated
-  std::int64_t k_stride = 0;         ///< Floats between tokens.
-  const float* v = nullptr;          ///< [n_tokens, n_kv_heads, head_dim]
-  std::int64_t v_stride = 0;         ///< Floats between tokens.
+  const float* k = nullptr;              ///< [n_tokens, n_kv_heads, head_dim], rotated
+  std::int64_t k_stride = 0;             ///< Floats between tokens.
+  const float* v = nullptr;              ///< [n_tokens, n_kv_heads, head_dim]
+  std::int64_t v_stride = 0;             ///< Floats between tokens.
   std::byte* const* kv_pages = nullptr;  ///< This layer's pages in order of position.
-  dtype kv_type = dtype::f16;        ///< f16 or f32.
+  dtype kv_type = dtype::f16;            ///< f16 or f32.
   std::int64_t n_tokens = 0;
   std::int64_t n_kv_heads = 0;
-  std::int64_t head_dim = 0;         ///< A multiple of 8.
-  std::int64_t first_position = 0;   ///< Position of token 0.
+  std::int64_t head_dim = 0;        ///< A multiple of 8.
+  std::int64_t first_position = 0;  ///< Position of token 0.
 };
 
 /// Stores the keys and values of all tokens for one kv head. Calls for different heads may run at the same time.
 using store_kv_fn = void (*)(const store_kv_args& args, std::int64_t kv_head);
 
 struct attention_args {
-  const float* q = nullptr;          ///< [n_tokens, n_heads, head_dim]
-  std::int64_t q_stride = 0;         ///< Floats between tokens.
-  float* out = nullptr;              ///< [n_tokens, n_heads, head_dim]
-  std::int64_t out_stride = 0;       ///< Floats between tokens.
+  const float* q = nullptr;                    ///< [n_tokens, n_heads, head_dim]
+  std::int64_t q_stride = 0;                   ///< Floats between tokens.
+  float* out = nullptr;                        ///< [n_tokens, n_heads, head_dim]
+  std::int64_t out_stride = 0;                 ///< Floats between tokens.
   const std::byte* const* kv_pages = nullptr;  ///< This layer's pages in order of position.
-  dtype kv_type = dtype::f16;        ///< f16 or f32.
+  dtype kv_type = dtype::f16;                  ///< f16 or f32.
   std::int64_t n_heads = 0;
-  std::int64_t n_kv_heads = 0;       ///< Divides n_heads.
-  std::int64_t head_dim = 0;         ///< A multiple of 8.
-  std::int64_t first_position = 0;   ///< Position of token 0; token t sees positions 0 .. first_position + t.
-  std::int64_t window = 0;           ///< Sliding window: token at p sees p - window + 1 .. p. 0: no limit.
+  std::int64_t n_kv_heads = 0;      ///< Divides n_heads.
+  std::int64_t head_dim = 0;        ///< A multiple of 8.
+  std::int64_t first_position = 0;  ///< Position of token 0; token t sees positions 0 .. first_position + t.
+  std::int64_t window = 0;          ///< Sliding window: token at p sees p - window + 1 .. p. 0: no limit.
   float scale = 1;
-  float softcap = 0;                 ///< Scores become softcap * tanh(score / softcap); 0: off.
-  const float* sinks = nullptr;      ///< [n_heads] extra logits that join maximum and denominator only; or null.
+  float softcap = 0;             ///< Scores become softcap * tanh(score / softcap); 0: off.
+  const float* sinks = nullptr;  ///< [n_heads] extra logits that join maximum and denominator only; or null.
 };
 
 /// Floats of scratch that one call needs.
 using attention_scratch_fn = std::size_t (*)(const attention_args& args);
-/// Tokens [token_begin, token_end) of all heads of the group of `kv_head`. Calls for disjoint work may run at the same time,
-/// each with its own scratch (64-byte aligned).
+/// Tokens [token_begin, token_end) of all heads of the group of `kv_head`. Calls for disjoint work may run at the same
+/// time, each with its own scratch (64-byte aligned).
 using attention_fn = void (*)(const attention_args& args, std::int64_t kv_head, std::int64_t token_begin,
                               std::int64_t token_end, float* scratch);
 

@@ -19,9 +19,9 @@ namespace flywheel::inline v0::kernels {
 
 /// What happens to a finished sum before it is stored.
 struct matmul_epilogue {
-  const float* bias = nullptr;      ///< [n] counted from the first column of the call, or null.
-  const float* residual = nullptr;  ///< [m, n] like y (same first row and column), or null. May alias y exactly.
-  std::int64_t residual_stride = 0; ///< Floats between rows of `residual`.
+  const float* bias = nullptr;       ///< [n] counted from the first column of the call, or null.
+  const float* residual = nullptr;   ///< [m, n] like y (same first row and column), or null. May alias y exactly.
+  std::int64_t residual_stride = 0;  ///< Floats between rows of `residual`.
 };
 
 struct matmul_args {
@@ -45,11 +45,11 @@ struct prepared_layout {
 };
 
 struct matmul_kernel {
-  std::string_view name;      ///< matmul_<activation>_<weight>_<rows>x<cols>_<cluster>
-  dtype weight;               ///< The file format it packs from.
+  std::string_view name;  ///< matmul_<activation>_<weight>_<rows>x<cols>_<cluster>
+  dtype weight;           ///< The file format it packs from.
   cluster isa;
   prepared_layout prepared;
-  std::int32_t panel_cols;    ///< Output columns of a panel.
+  std::int32_t panel_cols;  ///< Output columns of a panel.
   /// Bytes of one panel for rows of length k, a multiple of 64.
   std::size_t (*panel_bytes)(std::int64_t k);
   /// Packs `cols` <= panel_cols rows of the file's format (row_stride bytes apart) into one panel; missing columns

@@ -1,0 +1,55 @@
+#include "kernels/declare.hpp"
+#include "kernels/scalar_math.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+float relu_f32(float x) { return x < 0 ? 0.0f : x; }  // keeps NaN
+
+template <float (*Act)(float)>
+void glu_loop(const float* gate, const float* up, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = Act(gate[i]) * up[i];
+}
+
+template <float (*Act)(float)>
+void activate_loop(const float* x, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = Act(x[i]);
+}
+
+}  // namespace
+
+void glu_generic(activation kind, const float* gate, const float* up, std::int64_t n, float* y) {
+  switch (kind) {
+    case activation::silu:
+      return glu_loop<silu_f32>(gate, up, n, y);
+    case activation::gelu_tanh:
+      return glu_loop<gelu_tanh_f32>(gate, up, n, y);
+    case activation::relu:
+      return glu_loop<relu_f32>(gate, up, n, y);
+  }
+}
+
+void activate_generic(activation kind, const float* x, std::int64_t n, float* y) {
+  switch (kind) {
+    case activation::silu:
+      return activate_loop<silu_f32>(x, n, y);
+    case activation::gelu_tanh:
+      return activate_loop<gelu_tanh_f32>(x, n, y);
+    case activation::relu:
+      return activate_loop<relu_f32>(x, n, y);
+  }
+}
+
+void add_generic(const float* a, const float* b, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+}
+
+void scaled_add_generic(const float* x, float s, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] += s * x[i];
+}
+
+void scale_generic(const float* x, float s, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = s * x[i];
+}
+
+}  // namespace flywheel::inline v0::kernels

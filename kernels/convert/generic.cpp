@@ -1,0 +1,30 @@
+#include <cstring>
+
+#include "kernels/declare.hpp"
+#include "kernels/scalar_math.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+template <float (*One)(std::uint16_t)>
+void halves_to_f32(const std::byte* row, std::int64_t n, float* out) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::uint16_t half;  // rows of a file need not be aligned
+    std::memcpy(&half, row + 2 * i, 2);
+    out[i] = One(half);
+  }
+}
+
+}  // namespace
+
+void f32_to_f16_generic(const float* x, std::int64_t n, std::uint16_t* out) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = f32_to_f16_one(x[i]);
+}
+
+void to_f32_f32_generic(const std::byte* row, std::int64_t n, float* out) {
+  std::memcpy(out, row, static_cast<std::size_t>(n) * sizeof(float));
+}
+void to_f32_f16_generic(const std::byte* row, std::int64_t n, float* out) { halves_to_f32<f16_to_f32>(row, n, out); }
+void to_f32_bf16_generic(const std::byte* row, std::int64_t n, float* out) { halves_to_f32<bf16_to_f32>(row, n, out); }
+
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,71 @@
+// Portable scalar forms of what kernels compute with: branch-free, so that compilers vectorise loops over them. All
+// functions are static: every translation unit has its own copy, compiled with its own flags.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace flywheel::inline v0::kernels {
+
+// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 (c0 + ... + c4 r^4) with relative
+// error 3e-9 (minimax), so that rounding decides: 1.5 ulp at most over the whole range, denormal results included.
+constexpr float exp_log2e = 1.44269504f;
+constexpr float exp_ln2_high = 0.693145752f;  // 16 bits: products with n are exact
+constexpr float exp_ln2_low = 1.42860677e-6f;
+constexpr float exp_c[] = {0.49999993f, 0.16666520f, 0.041668391f, 0.0083687451f, 0.0013814540f};
+constexpr float exp_lowest = -104.0f;    // below: 0
+constexpr float exp_highest = 89.0f;     // above: infinity
+constexpr float round_magic = 12582912;  // 1.5 * 2^23: adding it rounds to the nearest integer
+
+static inline float exp_f32(float x) {
+  x = x < exp_lowest ? exp_lowest : x;
+  x = x > exp_highest ? exp_highest : x;
+  const float shifted = x * exp_log2e + round_magic;
+  const std::int32_t n = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(round_magic);
+  const float whole = shifted - round_magic;
+  const float r = x - whole * exp_ln2_high - whole * exp_ln2_low;
+  const float p = 1 + r + r * r * (exp_c[0] + r * (exp_c[1] + r * (exp_c[2] + r * (exp_c[3] + r * exp_c[4]))));
+  // 2^n in two factors, both normal numbers, so that results may be denormal or infinite.
+  const std::int32_t half = n >> 1;
+  return p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((n - half + 127) << 23);
+}
+
+/// tanh from exp(-2 |x|): absolute error below 2e-7.
+static inline float tanh_f32(float x) {
+  const float e = exp_f32(-2 * (x < 0 ? -x : x));
+  const float t = (1 - e) / (1 + e);
+  return x < 0 ? -t : t;
+}
+
+static inline float silu_f32(float x) { return x / (1 + exp_f32(-x)); }
+
+/// x/2 (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3)  (Hendrycks & Gimpel 2016, section 2)
+static inline float gelu_tanh_f32(float x) { return x / (1 + exp_f32(-1.59576912f * (x + 0.044715f * x * x * x))); }
+
+static inline float f16_to_f32(std::uint16_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t magnitude = (half & 0x7fffu) << 13;
+  // 2^112 moves the exponent's bias and makes denormals normal.
+  const float value = std::bit_cast<float>(magnitude) * 0x1p112f;
+  const std::uint32_t special = magnitude >= (0x7c00u << 13) ? 0x7f800000u : 0u;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | special | sign);
+}
+
+/// Round to nearest even; overflow to infinity; denormals kept; NaN becomes the quiet NaN 0x7e00 with its sign.
+static inline std::uint16_t f32_to_f16_one(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  const std::uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+  // Adding 0.5, whose last place is the f16 denormals' step 2^-24, rounds in hardware.
+  const std::uint32_t denormal =
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
+  std::uint32_t half = magnitude >= 0x38800000u ? normal : denormal;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and more
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;
+  return static_cast<std::uint16_t>(half | sign);
+}
+
+static inline float bf16_to_f32(std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); }
+
+}  // namespace flywheel::inline v0::kernels
