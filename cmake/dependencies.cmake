@@ -7,6 +7,9 @@ if(FLYWHEEL_MISSING)
   message(FATAL_ERROR "flywheel needs ${FLYWHEEL_MISSING}; cmake/bootstrap.sh installs what is missing")
 endif()
 
+set(FLYWHEEL_PCRE2 flywheel_private::pcre2)
+set(FLYWHEEL_UTF8PROC flywheel_private::utf8proc)
+
 if(NOT FLYWHEEL_SERIAL)
   set(THREADS_PREFER_PTHREAD_FLAG ON)
   find_package(Threads REQUIRED)
@@ -17,7 +20,7 @@ endif()
 
 function(flywheel_link_dependencies target)
   target_link_libraries(${target} PRIVATE
-    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> flywheel_private::pcre2 flywheel_private::utf8proc)
+    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> ${FLYWHEEL_PCRE2} ${FLYWHEEL_UTF8PROC})
   if(FLYWHEEL_SERIAL)
     target_compile_definitions(${target} PRIVATE FLYWHEEL_SERIAL=1)
   else()

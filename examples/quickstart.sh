@@ -12,9 +12,9 @@ cxx=$(cmake/bootstrap.sh --which-cxx)
 echo "compiler: $($cxx --version | head -n 1)"
 
 step "Building the library and the command into build/"
-cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$cxx" -DFLYWHEEL_BUILD_TESTS=OFF >build.log 2>&1 ||
-  { cat build.log; exit 1; }
-mv build.log build/configure.log
+mkdir -p build
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$cxx" -DFLYWHEEL_BUILD_TESTS=OFF \
+  >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 cmake --build build --target flywheel flywheel-cli >build/build.log 2>&1 || { tail -n 50 build/build.log; exit 1; }
 flywheel=build/bin/flywheel
 model=examples/models/tiny-base-q8_0.gguf
