@@ -34,6 +34,9 @@ endif()
 # Warnings that every file of the project is clean under; parsers of untrusted input also under -Wconversion.
 function(flywheel_warnings target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    target_compile_options(${target} PRIVATE -Wno-restrict)  # false alarms on "text" + std::string, GCC bug 105651
+  endif()
   if(FLYWHEEL_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
