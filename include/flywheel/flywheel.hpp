@@ -1,18 +1,19 @@
 // The whole stable API. Each line says what a header is for; include single ones to compile faster.
 #pragma once
 
-#include "flywheel/core/buffer.hpp"     // aligned memory, mapped files
-#include "flywheel/core/context.hpp"    // threads, memory, log sink, instruction set: what models share
-#include "flywheel/core/dtype.hpp"      // element types
-#include "flywheel/core/executor.hpp"   // where parallel work runs
-#include "flywheel/core/isa.hpp"        // which instruction sets are there and used
-#include "flywheel/core/progress.hpp"   // progress and cancellation
-#include "flywheel/core/result.hpp"     // result<T>, error
-#include "flywheel/core/tensor.hpp"     // shapes, views, tensors
-#include "flywheel/io/archive.hpp"      // read GGUF and safetensors
-#include "flywheel/io/writer.hpp"       // write them
-#include "flywheel/model/model.hpp"     // open a model
-#include "flywheel/model/sampler.hpp"   // choose tokens
-#include "flywheel/model/session.hpp"   // prefill, generate, score, embed, save
-#include "flywheel/text/tokenizer.hpp"  // text to ids and back
-#include "flywheel/version.hpp"         // version numbers
+#include "flywheel/core/buffer.hpp"       // aligned memory
+#include "flywheel/core/context.hpp"      // threads, memory, log sink, instruction set: what models share
+#include "flywheel/core/dtype.hpp"        // element types
+#include "flywheel/core/executor.hpp"     // where parallel work runs
+#include "flywheel/core/isa.hpp"          // which instruction sets are there and used
+#include "flywheel/core/mapped_file.hpp"  // files mapped read-only
+#include "flywheel/core/progress.hpp"     // progress and cancellation
+#include "flywheel/core/result.hpp"       // result<T>, error
+#include "flywheel/core/tensor.hpp"       // shapes, views, tensors
+#include "flywheel/io/archive.hpp"        // read GGUF and safetensors
+#include "flywheel/io/writer.hpp"         // write them
+#include "flywheel/model/model.hpp"       // open a model
+#include "flywheel/model/sampler.hpp"     // choose tokens
+#include "flywheel/model/session.hpp"     // prefill, generate, score, embed, save
+#include "flywheel/text/tokenizer.hpp"    // text to ids and back
+#include "flywheel/version.hpp"           // version numbers

@@ -10,8 +10,8 @@
 #include "src/core/platform.hpp"
 
 #if FLYWHEEL_HAS_MMAP
-#include <sys/mman.h>
-#include <unistd.h>
+#  include <sys/mman.h>
+#  include <unistd.h>
 #endif
 
 namespace flywheel::inline v0 {
@@ -38,9 +38,9 @@ class pages final : public std::pmr::memory_resource {
       const std::size_t head = (huge_page - reinterpret_cast<std::uintptr_t>(first) % huge_page) % huge_page;
       if (head > 0) ::munmap(first, head);
       if (head < huge_page) ::munmap(first + head + size, huge_page - head);
-#if defined(MADV_HUGEPAGE)
+#  if defined(MADV_HUGEPAGE)
       ::madvise(first + head, size, MADV_HUGEPAGE);  // advice: it does not matter when the system has none
-#endif
+#  endif
       return first + head;
     }
 #endif

@@ -4,22 +4,22 @@
 #include <cstring>
 
 #if defined(__x86_64__) || defined(__i386__) || defined(_M_X64) || defined(_M_IX86)
-#define FLYWHEEL_X86 1
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <immintrin.h>
-#include <intrin.h>
-#else
-#include <cpuid.h>
-#endif
+#  define FLYWHEEL_X86 1
+#  if defined(_MSC_VER) && !defined(__clang__)
+#    include <immintrin.h>
+#    include <intrin.h>
+#  else
+#    include <cpuid.h>
+#  endif
 #elif defined(__aarch64__) || defined(_M_ARM64)
-#define FLYWHEEL_ARM64 1
-#if defined(__linux__)
-#include <sys/auxv.h>
+#  define FLYWHEEL_ARM64 1
+#  if defined(__linux__)
+#    include <sys/auxv.h>
 
-#include <fstream>
-#elif defined(__APPLE__)
-#include <sys/sysctl.h>
-#endif
+#    include <fstream>
+#  elif defined(__APPLE__)
+#    include <sys/sysctl.h>
+#  endif
 #endif
 
 namespace flywheel::inline v0 {
@@ -37,27 +37,27 @@ constexpr bool bit(std::uint32_t word, unsigned index) noexcept { return (word >
 /// All zero when the CPU does not have this leaf.
 registers cpuid(std::uint32_t leaf, std::uint32_t subleaf = 0) noexcept {
   registers r;
-#if defined(_MSC_VER) && !defined(__clang__)
+#  if defined(_MSC_VER) && !defined(__clang__)
   int words[4];
   __cpuid(words, static_cast<int>(leaf & 0x80000000U));
   if (static_cast<std::uint32_t>(words[0]) < leaf) return r;
   __cpuidex(words, static_cast<int>(leaf), static_cast<int>(subleaf));
   std::memcpy(&r, words, sizeof r);
-#else
+#  else
   if (!__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx)) return {};
-#endif
+#  endif
   return r;
 }
 
 /// XCR0: which register states the operating system saves. Only with OSXSAVE.
 std::uint32_t saved_states() noexcept {
-#if defined(_MSC_VER) && !defined(__clang__)
+#  if defined(_MSC_VER) && !defined(__clang__)
   return static_cast<std::uint32_t>(_xgetbv(0));
-#else
+#  else
   std::uint32_t low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return low;
-#endif
+#  endif
 }
 
 }  // namespace

@@ -1,18 +1,19 @@
+#include "flywheel/core/mapped_file.hpp"
+
 #include <cerrno>
 #include <system_error>
 
-#include "flywheel/core/buffer.hpp"
 #include "flywheel/detail/try.hpp"
 #include "src/core/platform.hpp"
 
 #if FLYWHEEL_HAS_MMAP
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#  include <fcntl.h>
+#  include <sys/mman.h>
+#  include <sys/stat.h>
+#  include <unistd.h>
 #else
-#include <fstream>
-#include <limits>
+#  include <fstream>
+#  include <limits>
 #endif
 
 namespace flywheel::inline v0 {

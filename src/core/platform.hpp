@@ -2,13 +2,13 @@
 #pragma once
 
 #if !defined(FLYWHEEL_SERIAL) && (defined(__unix__) || defined(__APPLE__)) && !defined(__EMSCRIPTEN__)
-#define FLYWHEEL_HAS_MMAP 1
+#  define FLYWHEEL_HAS_MMAP 1
 #else
-#define FLYWHEEL_HAS_MMAP 0
+#  define FLYWHEEL_HAS_MMAP 0
 #endif
 
 #if !defined(FLYWHEEL_SERIAL)
-#define FLYWHEEL_HAS_THREADS 1
+#  define FLYWHEEL_HAS_THREADS 1
 #else
-#define FLYWHEEL_HAS_THREADS 0
+#  define FLYWHEEL_HAS_THREADS 0
 #endif

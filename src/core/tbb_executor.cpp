@@ -3,14 +3,14 @@
 
 #if defined(FLYWHEEL_WITH_TBB) && !defined(FLYWHEEL_SERIAL)
 
-#include <oneapi/tbb/blocked_range.h>
-#include <oneapi/tbb/parallel_for.h>
-#include <oneapi/tbb/partitioner.h>
-#include <oneapi/tbb/task_arena.h>
+#  include <oneapi/tbb/blocked_range.h>
+#  include <oneapi/tbb/parallel_for.h>
+#  include <oneapi/tbb/partitioner.h>
+#  include <oneapi/tbb/task_arena.h>
 
-#include <algorithm>
-#include <atomic>
-#include <limits>
+#  include <algorithm>
+#  include <atomic>
+#  include <limits>
 
 namespace flywheel::inline v0 {
 

@@ -3,25 +3,25 @@
 
 #if FLYWHEEL_HAS_THREADS
 
-#include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <cstdint>
-#include <mutex>
-#include <string>
-#include <thread>
-#include <vector>
+#  include <algorithm>
+#  include <atomic>
+#  include <chrono>
+#  include <cstdint>
+#  include <mutex>
+#  include <string>
+#  include <thread>
+#  include <vector>
 
-#include "flywheel/core/executor.hpp"
-#include "flywheel/detail/spin.hpp"
-#include "flywheel/detail/try.hpp"
-#include "src/core/float_control.hpp"
-#include "src/core/topology.hpp"
+#  include "flywheel/core/executor.hpp"
+#  include "flywheel/detail/spin.hpp"
+#  include "flywheel/detail/try.hpp"
+#  include "src/core/float_control.hpp"
+#  include "src/core/topology.hpp"
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#include <signal.h>
-#endif
+#  if defined(__unix__) || defined(__APPLE__)
+#    include <pthread.h>
+#    include <signal.h>
+#  endif
 
 namespace flywheel::inline v0 {
 
@@ -35,7 +35,7 @@ namespace {
 /// raises: the host's handlers run on the host's threads.
 class signals_blocked {
  public:
-#if defined(__unix__) || defined(__APPLE__)
+#  if defined(__unix__) || defined(__APPLE__)
   signals_blocked() noexcept {
     sigset_t set;
     sigfillset(&set);
@@ -49,10 +49,10 @@ class signals_blocked {
  private:
   sigset_t before_;
   bool blocked_;
-#else
+#  else
   signals_blocked() noexcept {}
   ~signals_blocked() {}
-#endif
+#  endif
 };
 
 constexpr auto spin_time = std::chrono::microseconds(30);     // longer than from one dispatch of a token to the next

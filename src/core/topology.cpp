@@ -4,20 +4,20 @@
 
 #if FLYWHEEL_HAS_THREADS
 
-#include <algorithm>
-#include <cmath>
-#include <fstream>
-#include <set>
-#include <sstream>
-#include <string>
-#include <thread>
-#include <vector>
+#  include <algorithm>
+#  include <cmath>
+#  include <fstream>
+#  include <set>
+#  include <sstream>
+#  include <string>
+#  include <thread>
+#  include <vector>
 
-#if defined(__linux__)
-#include <sched.h>
-#elif defined(__APPLE__)
-#include <sys/sysctl.h>
-#endif
+#  if defined(__linux__)
+#    include <sched.h>
+#  elif defined(__APPLE__)
+#    include <sys/sysctl.h>
+#  endif
 
 namespace flywheel::inline v0 {
 
@@ -62,7 +62,7 @@ void read_upwards(const std::string& mount, std::string group, double& limit, Re
   }
 }
 
-#if defined(__linux__)
+#  if defined(__linux__)
 std::vector<unsigned> affinity() {
   std::vector<unsigned> processors;
   for (std::size_t count = 1024; count <= (1U << 20); count *= 4) {  // the kernel's mask may be larger than cpu_set_t
@@ -76,7 +76,7 @@ std::vector<unsigned> affinity() {
   }
   return processors;
 }
-#endif
+#  endif
 
 unsigned hardware() noexcept { return std::max(1U, std::thread::hardware_concurrency()); }
 
@@ -116,18 +116,18 @@ double cgroup_cpu_limit(std::string_view root) {
 }
 
 unsigned usable_processors() noexcept {
-#if defined(__linux__)
+#  if defined(__linux__)
   try {
     const std::vector<unsigned> processors = affinity();
     if (!processors.empty()) return static_cast<unsigned>(processors.size());
   } catch (...) {
   }
-#endif
+#  endif
   return hardware();
 }
 
 unsigned usable_physical_cores() noexcept {
-#if defined(__linux__)
+#  if defined(__linux__)
   try {
     const std::vector<unsigned> processors = affinity();
     unsigned cores = count_physical_cores("", processors);
@@ -138,14 +138,14 @@ unsigned usable_physical_cores() noexcept {
     return std::max(1U, cores);
   } catch (...) {
   }
-#elif defined(__APPLE__)
+#  elif defined(__APPLE__)
   // Performance cores: a team waits for its slowest member.
   for (const char* name : {"hw.perflevel0.physicalcpu", "hw.physicalcpu"}) {
     int value = 0;
     std::size_t size = sizeof value;
     if (::sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value > 0) return static_cast<unsigned>(value);
   }
-#endif
+#  endif
   return hardware();
 }
 

@@ -13,17 +13,15 @@
 #define FLYWHEEL_CONCAT(a, b) FLYWHEEL_CONCAT_2(a, b)
 
 /// FLYWHEEL_TRY(auto x, f()): declares x from the value of a result, or returns its error.
-#define FLYWHEEL_TRY(declaration, ...)                                      \
-  auto FLYWHEEL_CONCAT(flywheel_try_, __LINE__) = (__VA_ARGS__);            \
-  if (!FLYWHEEL_CONCAT(flywheel_try_, __LINE__))                            \
-    return std::move(FLYWHEEL_CONCAT(flywheel_try_, __LINE__)).error();     \
+#define FLYWHEEL_TRY(declaration, ...)                                                                               \
+  auto FLYWHEEL_CONCAT(flywheel_try_, __LINE__) = (__VA_ARGS__);                                                     \
+  if (!FLYWHEEL_CONCAT(flywheel_try_, __LINE__)) return std::move(FLYWHEEL_CONCAT(flywheel_try_, __LINE__)).error(); \
   declaration = *std::move(FLYWHEEL_CONCAT(flywheel_try_, __LINE__))
 
 /// FLYWHEEL_CHECK(f()): returns the error of a result, if there is one.
-#define FLYWHEEL_CHECK(...)                                                 \
-  do {                                                                      \
-    if (auto flywheel_check = (__VA_ARGS__); !flywheel_check)               \
-      return std::move(flywheel_check).error();                             \
+#define FLYWHEEL_CHECK(...)                                                                             \
+  do {                                                                                                  \
+    if (auto flywheel_check = (__VA_ARGS__); !flywheel_check) return std::move(flywheel_check).error(); \
   } while (false)
 
 namespace flywheel::inline v0::detail {

@@ -14,6 +14,7 @@
 
 #include "flywheel/core/buffer.hpp"
 #include "flywheel/core/config.hpp"
+#include "flywheel/core/mapped_file.hpp"
 #include "flywheel/core/result.hpp"
 #include "flywheel/core/tensor.hpp"
 #include "flywheel/io/metadata.hpp"
