@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -22,24 +23,30 @@ using value = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_
                            std::vector<float>, std::vector<bool>, std::vector<std::string>, std::vector<std::uint64_t>,
                            std::vector<std::int64_t>, std::vector<double>>;
 
+/// What a value is, for messages and listings: "u32", "string", "f32 array".
+[[nodiscard]] FLYWHEEL_API std::string_view type_name(const value& v) noexcept;
+
 struct entry {
   std::string key;
   io::value value;
 };
 
-/// Ordered, unique keys. Reading is thread-safe.
+/// Ordered, unique keys. A value type like the containers it is made of: copying it and set() may throw
+/// std::bad_alloc, which changes nothing. Reading is thread-safe.
 class FLYWHEEL_API metadata {
  public:
   [[nodiscard]] std::span<const entry> entries() const noexcept { return entries_; }
   [[nodiscard]] bool contains(std::string_view key) const noexcept { return find(key) != nullptr; }
   /// Null when there is no such key.
   [[nodiscard]] const value* find(std::string_view key) const noexcept;
-  /// Adds or replaces.
+  /// Adds at the end, or replaces in place.
   void set(std::string key, value v);
+  /// False when there is no such key.
   bool erase(std::string_view key);
 
   // Typed access. Each converts between integer widths when the number fits, and says which key is missing
-  // (not_found) or of the wrong type or out of range (malformed).
+  // (not_found) or of the wrong type or out of range (malformed). integers() takes integers of any width, floats() also
+  // f64; neither takes a single number for an array. Views live as long as the entry.
   [[nodiscard]] result<std::string_view> string(std::string_view key) const;
   [[nodiscard]] result<std::int64_t> integer(std::string_view key) const;
   [[nodiscard]] result<double> number(std::string_view key) const;  ///< Integers convert too.
@@ -50,7 +57,7 @@ class FLYWHEEL_API metadata {
 
  private:
   std::vector<entry> entries_;
-  std::unordered_map<std::string, std::size_t> index_;
+  std::map<std::string, std::size_t, std::less<>> index_;  // key -> its place in entries_
 };
 
 }  // namespace flywheel::inline v0::io
