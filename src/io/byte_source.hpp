@@ -4,7 +4,7 @@
 #include <memory>
 #include <span>
 
-#include "flywheel/core/buffer.hpp"
+#include "flywheel/core/mapped_file.hpp"
 #include "flywheel/io/archive.hpp"
 
 namespace flywheel::inline v0::io::detail {
