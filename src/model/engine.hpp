@@ -25,7 +25,7 @@ struct kv_layout {
 
 /// One forward pass. Tokens see each other causally, and every position already in the cache.
 struct chunk {
-  std::span<const token_id> ids;              ///< [n_tokens], at positions first_position ..; not empty, ids in range.
+  std::span<const token_id> ids;  ///< [n_tokens], at positions first_position ..; not empty, ids in range.
   std::int64_t first_position = 0;
   kv_cache* cache = nullptr;                  ///< Writable pages of all positions exist: kv_cache::reserve.
   std::span<const std::int32_t> output_rows;  ///< Which of the tokens need outputs, ascending; may be empty.
