@@ -24,7 +24,8 @@ result<std::vector<placed_part>> partition(const graph::graph& g, std::span<cons
           reasons += (reasons.empty() ? "" : "; ") + devices[d]->caps().name + ": " + answer.reason;
       }
       if (chosen == devices.size())
-        return error{errc::unsupported, "no device supports the operation (" + (reasons.empty() ? "no device given" : reasons) + ")",
+        return error{errc::unsupported,
+                     "no device supports the operation (" + (reasons.empty() ? "no device given" : reasons) + ")",
                      std::string(graph::to_string(n.kind))};
       if (parts.empty() || parts.back().device != chosen) parts.push_back({chosen, {&g, {}}});
       parts.back().part.nodes.push_back(static_cast<std::uint32_t>(i));

@@ -32,7 +32,8 @@ value builder::optional_weight(const std::string& name, std::initializer_list<st
 value builder::weight(const std::string& name, std::initializer_list<std::int64_t> dims) {
   if (error_) return {};
   for (std::size_t i = 0; i < graph_.nodes.size(); ++i)  // a tensor used twice (tied embeddings) is one node
-    if (graph_.nodes[i].kind == op::weight && graph_.weights[graph_.nodes[i].as<weight_attributes>().index].name == name)
+    if (graph_.nodes[i].kind == op::weight &&
+        graph_.weights[graph_.nodes[i].as<weight_attributes>().index].name == name)
       return graph_.nodes[i].outputs.front();
   const io::tensor_info* info = file_->find(name);
   const shape want(dims);
@@ -41,8 +42,8 @@ value builder::weight(const std::string& name, std::initializer_list<std::int64_
     return {};
   }
   if (!(info->dims == want)) {
-    fail({errc::malformed, "the tensor is " + info->dims.to_string() + " where the model's metadata ask for " + want.to_string(),
-          name});
+    fail({errc::malformed,
+          "the tensor is " + info->dims.to_string() + " where the model's metadata ask for " + want.to_string(), name});
     return {};
   }
   const auto index = static_cast<std::uint32_t>(graph_.weights.size());
@@ -52,7 +53,9 @@ value builder::weight(const std::string& name, std::initializer_list<std::int64_
 
 value builder::token_ids() { return append(op::token_ids, {}, no_attributes{}); }
 value builder::embed(value table, value ids) { return append(op::embed, {table, ids}, no_attributes{}); }
-value builder::rms_norm(value x, value weight, float eps) { return append(op::rms_norm, {x, weight}, norm_attributes{eps}); }
+value builder::rms_norm(value x, value weight, float eps) {
+  return append(op::rms_norm, {x, weight}, norm_attributes{eps});
+}
 value builder::rope(value x, const rope_attributes& attributes, value factors) {
   return append(op::rope, {x, factors}, attributes);
 }

@@ -83,7 +83,8 @@ bool infer_linear(checker& c, infos& out) {
   }
   if (a->norm && !c.weight(a->norm_input(), {k})) return false;
   if (a->glu) {
-    if (a->weights != 2 || out[0].cols != out[1].cols) return c.complain("with glu needs two weights of the same extents");
+    if (a->weights != 2 || out[0].cols != out[1].cols)
+      return c.complain("with glu needs two weights of the same extents");
     out.pop_back();
   }
   if (a->residual) {
@@ -95,7 +96,8 @@ bool infer_linear(checker& c, infos& out) {
 
 bool check_rope(checker& c, const rope_attributes& r) {
   if (r.head_dim < 1 || r.n_rot < 2 || r.n_rot % 2 != 0 || r.n_rot > r.head_dim)
-    return c.complain("cannot rotate " + std::to_string(r.n_rot) + " elements of heads of " + std::to_string(r.head_dim));
+    return c.complain("cannot rotate " + std::to_string(r.n_rot) + " elements of heads of " +
+                      std::to_string(r.head_dim));
   return true;
 }
 
@@ -112,13 +114,16 @@ bool infer_attention(checker& c, infos& out) {
   const auto* a = c.attributes<attention_attributes>();
   if (!a || !c.inputs(4)) return false;
   if (a->n_heads < 1 || a->n_kv_heads < 1 || a->head_dim < 1 || a->layer < 0 || a->n_heads % a->n_kv_heads != 0)
-    return c.complain("cannot share " + std::to_string(a->n_kv_heads) + " key heads among " + std::to_string(a->n_heads));
+    return c.complain("cannot share " + std::to_string(a->n_kv_heads) + " key heads among " +
+                      std::to_string(a->n_heads));
   const std::int64_t kv = a->n_kv_heads * a->head_dim;
   if (!c.activation(0, a->n_heads * a->head_dim) || !c.activation(1, kv) || !c.activation(2, kv)) return false;
   if (c.in(0).rows != row_kind::tokens || !c.same_rows(0, 1) || !c.same_rows(0, 2))
     return c.complain("needs all tokens' rows");
-  if (a->rope && (!check_rope(c, *a->rope) || a->rope->head_dim != a->head_dim)) return c.complain("has another head size than its rope");
-  if (c.given(3) && (!a->rope || !c.weight(3, {a->rope->n_rot / 2}))) return c.complain("has rotary factors that do not fit");
+  if (a->rope && (!check_rope(c, *a->rope) || a->rope->head_dim != a->head_dim))
+    return c.complain("has another head size than its rope");
+  if (c.given(3) && (!a->rope || !c.weight(3, {a->rope->n_rot / 2})))
+    return c.complain("has rotary factors that do not fit");
   out.push_back(c.in(0));
   return true;
 }
@@ -160,9 +165,12 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       if (!c.weight(1, {c.in(0).cols})) return false;
       out.push_back(c.in(0));
       return true;
-    case op::linear: return infer_linear(c, out);
-    case op::rope: return infer_rope(c, out);
-    case op::attention: return infer_attention(c, out);
+    case op::linear:
+      return infer_linear(c, out);
+    case op::rope:
+      return infer_rope(c, out);
+    case op::attention:
+      return infer_attention(c, out);
     case op::glu:
       if (!c.attributes<glu_attributes>()) return false;
       [[fallthrough]];
@@ -179,7 +187,8 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       if (c.in(0).rows != row_kind::tokens) return c.complain("needs all tokens' rows");
       out.push_back(activation_of(row_kind::outputs, c.in(0).cols));
       return true;
-    case op::moe_ffn: return infer_moe(c, out);
+    case op::moe_ffn:
+      return infer_moe(c, out);
   }
   return c.complain("is not known");
 }

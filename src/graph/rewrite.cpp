@@ -157,7 +157,10 @@ graph fuse_rope(graph g) {
     node& q = g.nodes[g.at(n.inputs[0]).producer];
     node& k = g.nodes[g.at(n.inputs[1]).producer];
     if (q.kind != op::rope || k.kind != op::rope || &q == &k) continue;
-    if (uses[n.inputs[0].index] != 1 || uses[n.inputs[1].index] != 1) continue;
+    // The fused node rotates in place, so nobody else may read the plain queries and keys either.
+    if (uses[n.inputs[0].index] != 1 || uses[n.inputs[1].index] != 1 || uses[q.inputs[0].index] != 1 ||
+        uses[k.inputs[0].index] != 1 || q.inputs[0] == k.inputs[0])
+      continue;
     if (!(q.as<rope_attributes>() == k.as<rope_attributes>()) || !(q.inputs[1] == k.inputs[1])) continue;
     n.as<attention_attributes>().rope = q.as<rope_attributes>();
     n.inputs[3] = q.inputs[1];

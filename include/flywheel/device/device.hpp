@@ -1,4 +1,5 @@
-// The device interface: who computes a part of a graph. The CPU is one device; an NPU takes the nodes that it says it can.
+// The device interface: who computes a part of a graph. The CPU is one device; an NPU takes the nodes that it says it
+// can.
 #pragma once
 
 #include <cstddef>
@@ -85,13 +86,15 @@ class FLYWHEEL_API device {
   [[nodiscard]] virtual const capabilities& caps() const noexcept = 0;
   /// Pure: whether this device computes the node, or why not.
   [[nodiscard]] virtual support query(const graph::graph& g, const graph::node& n) const = 0;
-  /// Bytes that load() will hold for the weights of a part; reads no tensor data.
-  [[nodiscard]] virtual result<std::size_t> weight_bytes(const subgraph& part, const io::archive& file) const = 0;
+  /// Sizes of what load() would hold, without reading tensor data. What is compiled with it can be asked for its
+  /// scratch_bytes, but must not run.
+  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> measure(const subgraph& part,
+                                                                              const io::archive& file) const = 0;
   /// Reads and packs the weights that the part's nodes use, in parallel.
-  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file,
-                                                                          executor& pool,
-                                                                          std::pmr::memory_resource* memory,
-                                                                          const control& control) const = 0;
+  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> load(const subgraph& part,
+                                                                           const io::archive& file, executor& pool,
+                                                                           std::pmr::memory_resource* memory,
+                                                                           const control& control) const = 0;
   /// `weights` came from this device's load() for a part that uses at least the same tensors the same way.
   [[nodiscard]] virtual result<std::unique_ptr<const executable>> compile(
       const subgraph& part, std::shared_ptr<const device_weights> weights) const = 0;

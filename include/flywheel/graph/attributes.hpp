@@ -26,8 +26,8 @@ struct norm_attributes {
 };
 
 /// linear(x [r, k], w_1 [n_1, k] .. w_m) -> y_i [r, n_i] = norm(x) w_i^T + bias_i (+ residual).
-/// Inputs in this order: x, the m weights, with `biases` one per weight (invalid where absent), the norm weight if `norm`,
-/// the residual if `residual` (then there is one output). With `glu` there are two weights and one output:
+/// Inputs in this order: x, the m weights, with `biases` one per weight (invalid where absent), the norm weight if
+/// `norm`, the residual if `residual` (then there is one output). With `glu` there are two weights and one output:
 /// act(y_1) * y_2. The builder makes plain ones (m = 1); rewrites merge neighbours into the fused forms.
 struct linear_attributes {
   std::uint32_t weights = 1;
@@ -69,8 +69,8 @@ struct attention_attributes {
   std::int64_t n_kv_heads = 0;  ///< Divides n_heads.
   std::int64_t head_dim = 0;
   float scale = 1;
-  float softcap = 0;        ///< Scores become softcap * tanh(score / softcap); 0: off.
-  std::int64_t window = 0;  ///< Sliding window in positions, the token's own included; 0: off.
+  float softcap = 0;                    ///< Scores become softcap * tanh(score / softcap); 0: off.
+  std::int64_t window = 0;              ///< Sliding window in positions, the token's own included; 0: off.
   std::optional<rope_attributes> rope;  ///< Rotate q and k first (set by the rewrite).
 };
 
@@ -86,8 +86,8 @@ struct scale_attributes {
 
 /// moe_ffn(x [r, n], router logits [r, n_expert], gate [n_expert, ff, n], up, down [n_expert, n, ff], residual?) ->
 /// sum over the `n_used` experts with the largest logits of weight_e * down_e(act(gate_e x) * up_e x) (+ residual).
-/// Weights: softmax over all experts, then the chosen ones divided by their sum if `renormalize`. Always six inputs; the
-/// residual may be invalid.
+/// Weights: softmax over all experts, then the chosen ones divided by their sum if `renormalize`. Always six inputs;
+/// the residual may be invalid.
 struct moe_attributes {
   std::int64_t n_expert = 0;
   std::int64_t n_used = 0;
@@ -95,7 +95,8 @@ struct moe_attributes {
   activation act = activation::silu;
 };
 
-using op_attributes = std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes, rope_attributes,
-                                   attention_attributes, glu_attributes, scale_attributes, moe_attributes>;
+using op_attributes =
+    std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes, rope_attributes,
+                 attention_attributes, glu_attributes, scale_attributes, moe_attributes>;
 
 }  // namespace flywheel::inline v0::graph

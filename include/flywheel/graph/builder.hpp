@@ -1,5 +1,5 @@
-// Writing a graph down, one line per operation. The first error is kept and everything after it does nothing, so that an
-// architecture reads like its formulas and checks once, at finish().
+// Writing a graph down, one line per operation. The first error is kept and everything after it does nothing, so that
+// an architecture reads like its formulas and checks once, at finish().
 #pragma once
 
 #include <initializer_list>

@@ -1,5 +1,5 @@
-// What to compute: nodes in static single assignment form, in execution order, over values whose only variable extent is
-// the number of rows (tokens of the chunk, or outputs wanted of it).
+// What to compute: nodes in static single assignment form, in execution order, over values whose only variable extent
+// is the number of rows (tokens of the chunk, or outputs wanted of it).
 #pragma once
 
 #include <cstdint>

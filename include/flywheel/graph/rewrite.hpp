@@ -14,8 +14,8 @@ namespace flywheel::inline v0::graph {
 [[nodiscard]] FLYWHEEL_API graph fuse_glu(graph g);
 /// add(r, linear(x)) and add(r, moe_ffn(x)) store the sum themselves.
 [[nodiscard]] FLYWHEEL_API graph fuse_residual(graph g);
-/// linear(rms_norm(x)) with no other use of the norm becomes linear with a norm: together with fuse_residual, neither the
-/// residual addition nor the norm around it needs a pass or a barrier of its own.
+/// linear(rms_norm(x)) with no other use of the norm becomes linear with a norm: together with fuse_residual, neither
+/// the residual addition nor the norm around it needs a pass or a barrier of its own.
 [[nodiscard]] FLYWHEEL_API graph fuse_norm(graph g);
 /// attention(rope(q), rope(k), v) becomes attention with rope.
 [[nodiscard]] FLYWHEEL_API graph fuse_rope(graph g);

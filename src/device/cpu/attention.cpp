@@ -1,0 +1,133 @@
+// attention: rotate queries and keys, store keys and values, attend. While every sequence has one token (decode), all
+// of it belongs to one kv head and needs one phase; in a prefill, tokens see keys that other workers store, hence two.
+#include <algorithm>
+
+#include "src/device/cpu/program.hpp"
+
+namespace flywheel::inline v0::device {
+namespace {
+
+constexpr std::int64_t block_tokens = 16;  ///< Tokens per task: a unit of balance.
+
+class attention_step final : public step {
+ public:
+  attention_step(const compile_context& c, const graph::node& n)
+      : kernels_(c.kernels),
+        a_(n.as<graph::attention_attributes>()),
+        q_(c.value(n.inputs[0])),
+        k_(c.value(n.inputs[1])),
+        v_(c.value(n.inputs[2])),
+        out_(c.value(n.outputs[0])) {
+    if (a_.rope) table_ = c.rope(*a_.rope, n.inputs[3]);
+  }
+
+  std::size_t own_bytes(std::int64_t max_tokens, std::int64_t /*max_outputs*/) const override {
+    kernels::attention_args args = base_args();
+    args.first_position = max_tokens;
+    return align64(kernels_.attention_scratch(args) * sizeof(float));
+  }
+
+  int phases(const run_state& s) const override { return decoding(s) ? 1 : 2; }
+
+  void run(const worker_state& w, int phase) const override {
+    const bool one = decoding(w.run);
+    w.take(tasks(w.run), [&](std::int64_t task) {
+      // The last tokens see most positions: they go first, so that no worker starts a long task at the end.
+      const piece p = piece_of(w.run, phase == 1 ? tasks(w.run) - 1 - task : task);
+      if (one || phase == 0) store(w.run, p);
+      if (one || phase == 1) attend(w, p);
+    });
+  }
+
+ private:
+  struct piece {
+    const sequence_slice* slice;
+    std::int64_t first_row;  ///< Of the slice in the chunk.
+    std::int64_t head, begin, end;
+  };
+
+  [[nodiscard]] static bool decoding(const run_state& s) {
+    return s.n_tokens == static_cast<std::int64_t>(s.bound->sequences.size());
+  }
+  [[nodiscard]] static std::int64_t blocks(const sequence_slice& s) {
+    return (s.n_tokens + block_tokens - 1) / block_tokens;
+  }
+  [[nodiscard]] std::int64_t tasks(const run_state& s) const {
+    std::int64_t n = 0;
+    for (const sequence_slice& slice : s.bound->sequences) n += blocks(slice) * a_.n_kv_heads;
+    return n;
+  }
+  [[nodiscard]] piece piece_of(const run_state& s, std::int64_t task) const {
+    std::int64_t row = 0;
+    const sequence_slice* slice = s.bound->sequences.data();
+    for (; task >= blocks(*slice) * a_.n_kv_heads; ++slice) {
+      task -= blocks(*slice) * a_.n_kv_heads;
+      row += slice->n_tokens;
+    }
+    const std::int64_t begin = task / a_.n_kv_heads * block_tokens;
+    return {slice, row, task % a_.n_kv_heads, begin, std::min(slice->n_tokens, begin + block_tokens)};
+  }
+
+  void store(const run_state& s, const piece& p) const {
+    const std::int64_t group = a_.n_heads / a_.n_kv_heads, d = a_.head_dim;
+    float* q = s.at(q_);
+    float* k = s.at(k_);
+    if (table_) {
+      const std::int64_t n_rot = a_.rope->n_rot;
+      for (std::int64_t t = p.first_row + p.begin; t < p.first_row + p.end; ++t) {
+        const float* cos = table_->row(s, t);
+        const float* sin = cos + n_rot / 2;
+        kernels_.rope(q + t * q_.cols + p.head * group * d, group, d, n_rot, cos, sin, a_.rope->pairs);
+        kernels_.rope(k + t * k_.cols + p.head * d, 1, d, n_rot, cos, sin, a_.rope->pairs);
+      }
+    }
+    kernels::store_kv_args args;
+    args.k = k + (p.first_row + p.begin) * k_.cols;
+    args.k_stride = k_.cols;
+    args.v = s.at(v_) + (p.first_row + p.begin) * v_.cols;
+    args.v_stride = v_.cols;
+    args.kv_pages = p.slice->pages[a_.layer];
+    args.kv_type = s.bound->kv_type;
+    args.n_tokens = p.end - p.begin;
+    args.n_kv_heads = a_.n_kv_heads;
+    args.head_dim = d;
+    args.first_position = p.slice->first_position + p.begin;
+    kernels_.store_kv(args, p.head);
+  }
+
+  void attend(const worker_state& w, const piece& p) const {
+    kernels::attention_args args = base_args();
+    args.q = w.run.at(q_) + p.first_row * q_.cols;
+    args.out = w.run.at(out_) + p.first_row * out_.cols;
+    args.kv_pages = p.slice->pages[a_.layer];
+    args.kv_type = w.run.bound->kv_type;
+    args.first_position = p.slice->first_position;
+    kernels_.attention(args, p.head, p.begin, p.end, reinterpret_cast<float*>(w.own()));
+  }
+
+  [[nodiscard]] kernels::attention_args base_args() const {
+    kernels::attention_args args;
+    args.q_stride = q_.cols;
+    args.out_stride = out_.cols;
+    args.n_heads = a_.n_heads;
+    args.n_kv_heads = a_.n_kv_heads;
+    args.head_dim = a_.head_dim;
+    args.window = a_.window;
+    args.scale = a_.scale;
+    args.softcap = a_.softcap;
+    return args;
+  }
+
+  const kernels::kernel_set& kernels_;
+  graph::attention_attributes a_;
+  operand q_, k_, v_, out_;
+  std::optional<rope_table> table_;
+};
+
+}  // namespace
+
+std::unique_ptr<step> make_attention(const compile_context& c, const graph::node& n) {
+  return std::make_unique<attention_step>(c, n);
+}
+
+}  // namespace flywheel::inline v0::device

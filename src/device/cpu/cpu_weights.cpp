@@ -1,0 +1,138 @@
+#include "src/device/cpu/cpu_weights.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "flywheel/detail/try.hpp"
+
+namespace flywheel::inline v0::device {
+namespace {
+
+constexpr std::size_t aligned(std::size_t bytes) {
+  return (bytes + buffer::alignment - 1) / buffer::alignment * buffer::alignment;
+}
+
+/// Calls f(value, use) for every weight input of a node.
+template <class F>
+void for_each_weight(const graph::graph& g, const graph::node& n, F&& f) {
+  for (std::size_t i = 0; i < n.inputs.size(); ++i) {
+    if (!g.weight_of(n.inputs[i])) continue;
+    weight_use use = weight_use::vector;
+    if (n.kind == graph::op::embed) {
+      use = weight_use::rows;
+    } else if (n.kind == graph::op::moe_ffn) {
+      use = weight_use::matmul;
+    } else if (n.kind == graph::op::linear && i >= 1 && i <= n.as<graph::linear_attributes>().weights) {
+      use = weight_use::matmul;
+    }
+    f(n.inputs[i], use);
+  }
+}
+
+error no_codec(const graph::weight_info& w) {
+  const dtype_info* known = info(w.type);
+  const std::string type =
+      known ? std::string(known->name) : "number " + std::to_string(static_cast<std::uint32_t>(w.type));
+  return {errc::unsupported, "unsupported tensor type " + type + ": this version cannot compute with it", w.name};
+}
+
+result<void> pack_matrix(const packed_weight& w, std::span<const std::byte> source, std::byte* out, executor& pool) {
+  const std::size_t stride = row_bytes(w.type, w.k);
+  const std::int64_t per_expert = w.panels();
+  const auto all = static_cast<std::size_t>(w.experts * per_expert);
+  const std::size_t grain = std::max<std::size_t>(1, (std::size_t{1} << 16) / w.panel_bytes);
+  parallel_for(pool, all, grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t p = begin; p < end; ++p) {
+      const std::int64_t expert = static_cast<std::int64_t>(p) / per_expert;
+      const std::int64_t column = static_cast<std::int64_t>(p) % per_expert * w.kernel->panel_cols;
+      const auto cols = static_cast<std::int32_t>(std::min<std::int64_t>(w.kernel->panel_cols, w.n - column));
+      const std::byte* rows = source.data() + static_cast<std::size_t>(expert * w.n + column) * stride;
+      w.kernel->pack(rows, stride, cols, w.k, out + p * w.panel_bytes);
+    }
+  });
+  return {};
+}
+
+}  // namespace
+
+const packed_weight* cpu_weights::find(const std::string& name, weight_use use) const {
+  const auto it = weights_.find({name, use});
+  return it == weights_.end() ? nullptr : &it->second;
+}
+
+result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive& file, kernels::cluster isa) {
+  cpu_weights out;
+  std::optional<error> failure;
+  for (std::uint32_t index : part.nodes) {
+    for_each_weight(*part.whole, part.whole->nodes[index], [&](graph::value v, weight_use use) {
+      const graph::weight_info& info = *part.whole->weight_of(v);
+      if (failure || out.find(info.name, use)) return;
+      packed_weight w;
+      w.use = use;
+      w.type = info.type;
+      w.dims = info.dims;
+      w.to_f32 = kernels::find_to_f32(isa, info.type);
+      w.kernel = use == weight_use::matmul ? kernels::find_matmul(isa, info.type) : nullptr;
+      const io::tensor_info* tensor = file.find(info.name);
+      if (!tensor) {
+        failure = error{errc::not_found, "the file has no such tensor", info.name};
+      } else if (!w.to_f32 || (use == weight_use::matmul && !w.kernel)) {
+        failure = no_codec(info);
+      } else if (use == weight_use::matmul) {
+        w.experts = info.dims.rank() == 3 ? info.dims[0] : 1;
+        w.n = info.dims[info.dims.rank() - 2];
+        w.k = info.dims.cols();
+        w.panel_bytes = w.kernel->panel_bytes(w.k);
+        w.bytes = static_cast<std::size_t>(w.experts * w.panels()) * w.panel_bytes;
+      } else if (use == weight_use::vector) {
+        w.bytes = aligned(static_cast<std::size_t>(info.dims.elements()) * sizeof(float));
+      } else {
+        // Rows that the system can page in from the file need no memory of ours.
+        w.bytes = file.view(*tensor) ? 0 : aligned(static_cast<std::size_t>(tensor->bytes));
+      }
+      w.offset = out.total_;
+      out.total_ += w.bytes;
+      out.weights_.emplace(std::pair(info.name, use), w);
+    });
+    if (failure) return *failure;
+  }
+  out.file_ = file;
+  return out;
+}
+
+result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& part, const io::archive& file,
+                                                                kernels::cluster isa, executor& pool,
+                                                                std::pmr::memory_resource* memory,
+                                                                const control& control) {
+  FLYWHEEL_TRY(cpu_weights loaded, layout(part, file, isa));
+  FLYWHEEL_TRY(loaded.storage_, buffer::allocate(loaded.total_, memory));
+  std::uint64_t done = 0;
+  for (auto& [key, w] : loaded.weights_) {
+    if (control.stopped()) return error{errc::cancelled, "loading was cancelled", key.first};
+    if (control.progress) control.progress(done, loaded.total_, "packing weights");
+    const io::tensor_info& tensor = *file.find(key.first);
+    if (w.use == weight_use::rows && w.bytes == 0) {
+      FLYWHEEL_TRY(const tensor_view view, file.view(tensor));
+      w.data = view.data;
+      continue;
+    }
+    std::byte* out = loaded.storage_.mutable_data() + w.offset;
+    w.data = out;
+    if (w.use == weight_use::rows) {
+      FLYWHEEL_CHECK(file.read(tensor, 0, {out, static_cast<std::size_t>(tensor.bytes)}));
+    } else {
+      buffer scratch;
+      FLYWHEEL_TRY(const std::span<const std::byte> source, file.bytes(tensor, scratch, memory));
+      if (w.use == weight_use::vector)
+        w.to_f32(source.data(), w.dims.elements(), reinterpret_cast<float*>(out));
+      else
+        FLYWHEEL_CHECK(pack_matrix(w, source, out, pool));
+      if (!loaded.find(key.first, weight_use::rows)) file.release(tensor);
+    }
+    done += w.bytes;
+  }
+  if (control.progress) control.progress(loaded.total_, loaded.total_, "packing weights");
+  return std::shared_ptr<const device_weights>(std::make_shared<cpu_weights>(std::move(loaded)));
+}
+
+}  // namespace flywheel::inline v0::device

@@ -1,0 +1,165 @@
+// Operations that treat rows independently, and the table of rotary angles.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "src/device/cpu/program.hpp"
+
+namespace flywheel::inline v0::device {
+namespace {
+
+/// A step whose work is F(run state, row) for every row of its output.
+template <class F>
+class rowwise_step final : public step {
+ public:
+  rowwise_step(operand out, F row) : out_(out), row_(std::move(row)) {}
+  void run(const worker_state& w, int /*phase*/) const override {
+    w.split(w.run.rows(out_), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) row_(w.run, r);
+    });
+  }
+
+ private:
+  operand out_;
+  F row_;
+};
+
+template <class F>
+std::unique_ptr<step> rowwise(operand out, F row) {
+  return std::make_unique<rowwise_step<F>>(out, std::move(row));
+}
+
+/// Angles per unit of position and factor of cosine and sine, for each rotating pair.
+struct rotation {
+  rope_table table;
+  std::vector<double> frequency;
+  float magnitude = 1;
+};
+
+rotation rotation_of(const rope_table& t) {
+  constexpr double two_pi = 6.283185307179586476925;
+  const graph::rope_attributes& a = t.attributes;
+  rotation out{t, {}, 1};
+  const auto n = static_cast<double>(a.n_rot);
+  // YaRN (Peng et al. 2023, section 3.2): the pair that makes `turns` turns over the original context.
+  const auto pair_of = [&](double turns) {
+    return n * std::log(static_cast<double>(a.original_context) / (turns * two_pi)) / (2 * std::log(a.base));
+  };
+  double low = 0, high = 0;
+  if (a.yarn) {
+    low = std::max(0.0, std::floor(pair_of(a.beta_fast)));
+    high = std::min(n - 1, std::ceil(pair_of(a.beta_slow)));
+    out.magnitude = static_cast<float>(a.attn_factor * (1 + 0.1 * std::log(1 / a.freq_scale)));
+  } else {
+    out.magnitude = static_cast<float>(a.attn_factor);
+  }
+  for (std::int64_t i = 0; i < a.n_rot / 2; ++i) {
+    const double plain =
+        std::pow(a.base, -2.0 * static_cast<double>(i) / n) / (t.factors ? static_cast<double>(t.factors[i]) : 1.0);
+    double f = plain * a.freq_scale;
+    if (a.yarn) {
+      const double ramp = 1 - std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+      f = f * (1 - ramp) + plain * ramp;
+    }
+    out.frequency.push_back(f);
+  }
+  return out;
+}
+
+class rope_table_step final : public step {
+ public:
+  explicit rope_table_step(const std::vector<rope_table>& tables) {
+    for (const rope_table& t : tables) rotations_.push_back(rotation_of(t));
+  }
+  void run(const worker_state& w, int /*phase*/) const override {
+    w.split(w.run.n_tokens, [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t first = 0;
+      for (const sequence_slice& slice : w.run.bound->sequences) {
+        for (std::int64_t t = std::max(begin, first); t < std::min(end, first + slice.n_tokens); ++t)
+          for (const rotation& r : rotations_) fill(r, slice.first_position + t - first, r.table.row(w.run, t));
+        first += slice.n_tokens;
+      }
+    });
+  }
+
+ private:
+  static void fill(const rotation& r, std::int64_t position, float* row) {
+    const std::size_t pairs = r.frequency.size();
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const double angle = static_cast<double>(position) * r.frequency[i];
+      row[i] = static_cast<float>(std::cos(angle)) * r.magnitude;
+      row[pairs + i] = static_cast<float>(std::sin(angle)) * r.magnitude;
+    }
+  }
+  std::vector<rotation> rotations_;
+};
+
+}  // namespace
+
+std::unique_ptr<step> make_rope_tables(const std::vector<rope_table>& ropes) {
+  return std::make_unique<rope_table_step>(ropes);
+}
+
+std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& n) {
+  const kernels::kernel_set& k = c.kernels;
+  const operand y = c.value(n.outputs[0]);
+  switch (n.kind) {
+    case graph::op::embed: {
+      const packed_weight* table = c.weights.find(c.g.weight_of(n.inputs[0])->name, weight_use::rows);
+      const std::size_t stride = row_bytes(table->type, table->dims.cols());
+      return rowwise(y, [=](const run_state& s, std::int64_t r) {
+        const auto id = static_cast<std::size_t>(s.bound->ids[static_cast<std::size_t>(r)]);
+        table->to_f32(table->data + id * stride, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::rms_norm: {
+      const operand x = c.value(n.inputs[0]);
+      const float* weight = c.vector(n.inputs[1]);
+      const float eps = n.as<graph::norm_attributes>().eps;
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.rms_norm(s.at(x) + r * x.cols, weight, eps, x.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::rope: {
+      const operand x = c.value(n.inputs[0]);
+      const auto& a = n.as<graph::rope_attributes>();
+      const rope_table table = c.rope(a, n.inputs[1]);
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        float* row = s.at(y) + r * y.cols;
+        if (row != s.at(x) + r * x.cols)
+          std::memcpy(row, s.at(x) + r * x.cols, static_cast<std::size_t>(x.cols) * sizeof(float));
+        const float* cos = table.row(s, r);
+        k.rope(row, x.cols / a.head_dim, a.head_dim, a.n_rot, cos, cos + a.n_rot / 2, a.pairs);
+      });
+    }
+    case graph::op::glu: {
+      const operand gate = c.value(n.inputs[0]), up = c.value(n.inputs[1]);
+      const activation act = n.as<graph::glu_attributes>().act;
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.glu(act, s.at(gate) + r * y.cols, s.at(up) + r * y.cols, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::add: {
+      const operand a = c.value(n.inputs[0]), b = c.value(n.inputs[1]);
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.add(s.at(a) + r * y.cols, s.at(b) + r * y.cols, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::scale: {
+      const operand x = c.value(n.inputs[0]);
+      const float factor = n.as<graph::scale_attributes>().factor;
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.scale(s.at(x) + r * y.cols, factor, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    default: {  // select_outputs
+      const operand x = c.value(n.inputs[0]);
+      return rowwise(y, [=](const run_state& s, std::int64_t r) {
+        std::memcpy(s.at(y) + r * y.cols, s.at(x) + s.bound->output_rows[static_cast<std::size_t>(r)] * y.cols,
+                    static_cast<std::size_t>(y.cols) * sizeof(float));
+      });
+    }
+  }
+}
+
+}  // namespace flywheel::inline v0::device
