@@ -31,7 +31,8 @@ constexpr encode_fn encoder_of() noexcept {
 decode_fn find_decoder(dtype type) noexcept {
   switch (type) {
 #define FLYWHEEL_DTYPE(name, id, display, elements, bytes, kind) \
-  case dtype::name: return decoder_of<dtype::name>();
+  case dtype::name:                                              \
+    return decoder_of<dtype::name>();
 #include "flywheel/core/dtypes.inc"
 #undef FLYWHEEL_DTYPE
   }
@@ -41,7 +42,8 @@ decode_fn find_decoder(dtype type) noexcept {
 encode_fn find_encoder(dtype type) noexcept {
   switch (type) {
 #define FLYWHEEL_DTYPE(name, id, display, elements, bytes, kind) \
-  case dtype::name: return encoder_of<dtype::name>();
+  case dtype::name:                                              \
+    return encoder_of<dtype::name>();
 #include "flywheel/core/dtypes.inc"
 #undef FLYWHEEL_DTYPE
   }
@@ -52,11 +54,12 @@ result<void> decode(const tensor_view& tensor, std::span<float> out) {
   return detail::guarded([&]() -> result<void> {
     const dtype_info* facts = info(tensor.type);
     if (facts == nullptr)
-      return error{errc::unsupported,
-                   "unsupported tensor type " + std::to_string(static_cast<std::uint32_t>(tensor.type)), {}};
+      return error{
+          errc::unsupported, "unsupported tensor type " + std::to_string(static_cast<std::uint32_t>(tensor.type)), {}};
     const decode_fn decoder = find_decoder(tensor.type);
     if (decoder == nullptr)
-      return error{errc::unsupported, "unsupported tensor type " + std::string(facts->name) + ": it has no decoder", {}};
+      return error{
+          errc::unsupported, "unsupported tensor type " + std::string(facts->name) + ": it has no decoder", {}};
     if (tensor.dims.cols() % facts->block_elements != 0 || !tensor.dense())
       return error{errc::invalid_argument, "only dense tensors with whole blocks can be decoded", {}};
     if (static_cast<std::uint64_t>(tensor.dims.elements()) != out.size())

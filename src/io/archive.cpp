@@ -28,8 +28,8 @@ struct archive::state {
 
 namespace {
 
-using detail::part_content;
 using detail::in_quotes;
+using detail::part_content;
 using detail::source_ptr;
 
 constexpr std::string_view split_keys[] = {"split.no", "split.count", "split.tensors.count"};
@@ -73,7 +73,8 @@ result<archive> finish(std::shared_ptr<archive::state> s) {
   s->index.reserve(s->tensors.size());
   for (std::uint32_t i = 0; i < s->tensors.size(); ++i)
     if (!s->index.emplace(s->tensors[i].name, i).second)
-      return error{errc::malformed, "there are two tensors with this name", s->where + ": tensor " + in_quotes(s->tensors[i].name)};
+      return error{errc::malformed, "there are two tensors with this name",
+                   s->where + ": tensor " + in_quotes(s->tensors[i].name)};
   return archive(std::move(s));
 }
 
@@ -90,20 +91,23 @@ result<split_place> split_of(const part_content& part, const std::string& where)
   if (!part.metadata.contains("split.count")) return place;
   const result<std::int64_t> count = part.metadata.integer("split.count");
   if (!count) return malformed("split.count", count.error().message);
-  if (*count < 0 || *count > 99999) return malformed("split.count", "a file cannot be split into " + std::to_string(*count));
+  if (*count < 0 || *count > 99999)
+    return malformed("split.count", "a file cannot be split into " + std::to_string(*count));
   if (*count <= 1) return place;
   place.count = *count;
   const result<std::int64_t> number = part.metadata.integer("split.no");
   if (!number) return malformed("split.no", number.error().message);
   if (*number < 0 || *number >= *count)
-    return malformed("split.no", "part " + std::to_string(*number) + " of " + std::to_string(*count) + " does not exist");
+    return malformed("split.no",
+                     "part " + std::to_string(*number) + " of " + std::to_string(*count) + " does not exist");
   place.number = *number;
   return place;
 }
 
 std::string split_suffix(split_place place) {
   char text[64];
-  std::snprintf(text, sizeof text, "-%05d-of-%05d.gguf", static_cast<int>(place.number) + 1, static_cast<int>(place.count));
+  std::snprintf(text, sizeof text, "-%05d-of-%05d.gguf", static_cast<int>(place.number) + 1,
+                static_cast<int>(place.count));
   return text;
 }
 
@@ -122,7 +126,8 @@ result<archive> open_gguf(std::shared_ptr<archive::state> s, source_ptr source) 
   const auto refuse = [&](errc code, std::string message) { return error{code, std::move(message), s->where}; };
   const std::string which = "part " + std::to_string(place.number + 1) + " of " + std::to_string(place.count);
   if (s->path.empty())
-    return refuse(errc::unsupported, "this is " + which + " of a split model; open it by its path, so that the others are found");
+    return refuse(errc::unsupported,
+                  "this is " + which + " of a split model; open it by its path, so that the others are found");
   const std::string name = s->path.filename().string();
   const std::string suffix = split_suffix(place);
   if (!name.ends_with(suffix))
@@ -154,7 +159,8 @@ result<archive> open_gguf(std::shared_ptr<archive::state> s, source_ptr source) 
     if (content.metadata.contains("split.tensors.count")) {
       const result<std::int64_t> total = content.metadata.integer("split.tensors.count");
       if (!total || expected.value_or(*total) != *total)
-        return error{errc::malformed, "the key split.tensors.count is not the same integer as in the other parts", where};
+        return error{errc::malformed, "the key split.tensors.count is not the same integer as in the other parts",
+                     where};
       expected = *total;
     }
     add_part(*s, std::move(bytes), std::move(content));
@@ -185,8 +191,10 @@ result<archive> open_index(std::shared_ptr<archive::state> s, const byte_source&
       for (const tensor_info& tensor : part.tensors) files.erase(tensor.name);
       for (const auto& [tensor, in] : files)
         if (in == file)
-          return error{errc::malformed, "the index " + in_quotes(s->path.filename().string()) + " names this tensor, which the file lacks",
-                       where + ": tensor " + in_quotes(tensor)};
+          return error{
+              errc::malformed,
+              "the index " + in_quotes(s->path.filename().string()) + " names this tensor, which the file lacks",
+              where + ": tensor " + in_quotes(tensor)};
     }
     add_part(*s, std::move(bytes), std::move(part));
   }
@@ -227,7 +235,8 @@ result<void> check_info(const archive::state* s, const tensor_info& tensor) {
   if (s == nullptr) return error{errc::invalid_argument, "the archive is empty", tensor.name};
   if (tensor.part >= s->sources.size() || tensor.offset > s->sources[tensor.part]->size() ||
       tensor.bytes > s->sources[tensor.part]->size() - tensor.offset)
-    return error{errc::invalid_argument, "the tensor is not of this archive", s->where + ": tensor " + in_quotes(tensor.name)};
+    return error{errc::invalid_argument, "the tensor is not of this archive",
+                 s->where + ": tensor " + in_quotes(tensor.name)};
   return {};
 }
 
@@ -275,7 +284,9 @@ const tensor_info* archive::find(std::string_view name) const noexcept {
   return found == state_->index.end() ? nullptr : &state_->tensors[found->second];
 }
 std::uint64_t archive::file_bytes() const noexcept { return state_ ? state_->file_bytes : 0; }
-std::uint32_t archive::parts() const noexcept { return state_ ? static_cast<std::uint32_t>(state_->sources.size()) : 0; }
+std::uint32_t archive::parts() const noexcept {
+  return state_ ? static_cast<std::uint32_t>(state_->sources.size()) : 0;
+}
 const std::filesystem::path& archive::path() const noexcept {
   static const std::filesystem::path none;
   return state_ ? state_->path : none;
@@ -289,7 +300,8 @@ result<tensor_view> archive::view(const tensor_info& tensor) const {
     };
     const dtype_info* facts = info(tensor.type);
     if (facts == nullptr)
-      return refuse(errc::unsupported, "unsupported tensor type " + std::to_string(static_cast<std::uint32_t>(tensor.type)));
+      return refuse(errc::unsupported,
+                    "unsupported tensor type " + std::to_string(static_cast<std::uint32_t>(tensor.type)));
     const std::optional<std::int64_t> elements = detail::checked_elements(tensor.dims.dims());
     if (!elements || detail::checked_bytes(*facts, *elements, tensor.dims.cols()) != tensor.bytes)
       return refuse(errc::invalid_argument, "the shape does not fit the stored bytes");
@@ -329,7 +341,8 @@ result<void> archive::read(const tensor_info& tensor, std::uint64_t offset, std:
 }
 
 void archive::release(const tensor_info& tensor) const noexcept {
-  if (state_ && tensor.part < state_->sources.size()) state_->sources[tensor.part]->release(tensor.offset, tensor.bytes);
+  if (state_ && tensor.part < state_->sources.size())
+    state_->sources[tensor.part]->release(tensor.offset, tensor.bytes);
 }
 
 }  // namespace flywheel::inline v0::io

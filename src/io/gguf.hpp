@@ -1,10 +1,10 @@
 // Constants of the GGUF container, shared by its reader and writer.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string_view>
 
+#include "flywheel/core/result.hpp"
 #include "flywheel/io/metadata.hpp"
 
 namespace flywheel::inline v0::io::detail {
@@ -29,5 +29,16 @@ inline constexpr std::size_t scalar_alternatives = 12;
 [[nodiscard]] constexpr std::uint64_t align_up(std::uint64_t n, std::uint64_t alignment) noexcept {
   return (n + alignment - 1) & ~(alignment - 1);
 }
+
+/// Ids that GGUF defines or may come to define. Not those it gave up (repacked and early layouts), and not flywheel's
+/// own from 1000 on.
+[[nodiscard]] constexpr bool gguf_removed_type(std::uint32_t id) noexcept {
+  return id == 4 || id == 5 || (id >= 31 && id <= 33) || (id >= 36 && id <= 38);
+}
+[[nodiscard]] constexpr bool gguf_has_type(std::uint32_t id) noexcept { return id < 1000 && !gguf_removed_type(id); }
+
+/// Checks the keys that decide how a file is read, and returns its alignment. Errors: malformed, with the key as
+/// `where`.
+[[nodiscard]] result<std::uint64_t> check_reserved_keys(const metadata& meta);
 
 }  // namespace flywheel::inline v0::io::detail

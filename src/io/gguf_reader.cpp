@@ -69,24 +69,13 @@ class gguf_reader {
       if (!read_value(v)) return false;
       content_.metadata.set(std::move(key), std::move(v));
     }
-    // These decide how the file is read; other strings may be any bytes.
-    for (const std::string_view key : {"general.architecture", "general.type", "tokenizer.ggml.model", "tokenizer.ggml.pre"}) {
-      const value* v = content_.metadata.find(key);
-      const std::string* text = v != nullptr ? std::get_if<std::string>(v) : nullptr;
-      subject_ = "key " + in_quotes(key);
-      if (v != nullptr && text == nullptr)
-        return fail(errc::malformed, "the value must be a string but is " + std::string(type_name(*v)));
-      if (text != nullptr && !valid_utf8(*text)) return fail(errc::malformed, "the value is not valid UTF-8");
-    }
-    subject_ = "key " + in_quotes(alignment_key);
-    if (const value* v = content_.metadata.find(alignment_key)) {
-      const auto* alignment = std::get_if<std::uint32_t>(v);
-      if (alignment == nullptr) return fail(errc::malformed, "the value must be u32 but is " + std::string(type_name(*v)));
-      if (!valid_alignment(*alignment))
-        return fail(errc::malformed, "an alignment of " + std::to_string(*alignment) + " is not a power of two from 8 on");
-      alignment_ = *alignment;
-    }
     subject_.clear();
+    result<std::uint64_t> alignment = check_reserved_keys(content_.metadata);
+    if (!alignment) {
+      subject_ = std::move(alignment.error().where);
+      return fail(errc::malformed, std::move(alignment.error().message));
+    }
+    alignment_ = *alignment;
     return true;
   }
 
@@ -116,7 +105,8 @@ class gguf_reader {
       if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, bool>) {
         // Each string takes at least its 8 bytes of length, each bool a byte.
         if (count > cursor_.remaining() / (std::is_same_v<T, bool> ? 1 : 8))
-          return fail(errc::malformed, "the file cannot hold the " + std::to_string(count) + " elements the array claims");
+          return fail(errc::malformed,
+                      "the file cannot hold the " + std::to_string(count) + " elements the array claims");
         list.reserve(static_cast<std::size_t>(std::min<std::uint64_t>(count, max_header_bytes / 8)));
         for (std::uint64_t i = 0; i < count; ++i) {
           T element{};
@@ -149,19 +139,32 @@ class gguf_reader {
   template <class F>
   bool with_type(std::uint32_t type, F f) {
     switch (type) {
-      case 0: return f(static_cast<std::uint8_t*>(nullptr));
-      case 1: return f(static_cast<std::int8_t*>(nullptr));
-      case 2: return f(static_cast<std::uint16_t*>(nullptr));
-      case 3: return f(static_cast<std::int16_t*>(nullptr));
-      case 4: return f(static_cast<std::uint32_t*>(nullptr));
-      case 5: return f(static_cast<std::int32_t*>(nullptr));
-      case 6: return f(static_cast<float*>(nullptr));
-      case 7: return f(static_cast<bool*>(nullptr));
-      case 8: return f(static_cast<std::string*>(nullptr));
-      case 10: return f(static_cast<std::uint64_t*>(nullptr));
-      case 11: return f(static_cast<std::int64_t*>(nullptr));
-      case 12: return f(static_cast<double*>(nullptr));
-      default: return fail(errc::malformed, "value type " + std::to_string(type) + " does not exist");
+      case 0:
+        return f(static_cast<std::uint8_t*>(nullptr));
+      case 1:
+        return f(static_cast<std::int8_t*>(nullptr));
+      case 2:
+        return f(static_cast<std::uint16_t*>(nullptr));
+      case 3:
+        return f(static_cast<std::int16_t*>(nullptr));
+      case 4:
+        return f(static_cast<std::uint32_t*>(nullptr));
+      case 5:
+        return f(static_cast<std::int32_t*>(nullptr));
+      case 6:
+        return f(static_cast<float*>(nullptr));
+      case 7:
+        return f(static_cast<bool*>(nullptr));
+      case 8:
+        return f(static_cast<std::string*>(nullptr));
+      case 10:
+        return f(static_cast<std::uint64_t*>(nullptr));
+      case 11:
+        return f(static_cast<std::int64_t*>(nullptr));
+      case 12:
+        return f(static_cast<double*>(nullptr));
+      default:
+        return fail(errc::malformed, "value type " + std::to_string(type) + " does not exist");
     }
   }
 
@@ -201,9 +204,9 @@ class gguf_reader {
     tensor.type = static_cast<dtype>(type);
     if (const dtype_info* facts = info(tensor.type)) {
       if (tensor.dims.cols() % facts->block_elements != 0)
-        return fail(errc::malformed, "rows of " + std::to_string(tensor.dims.cols()) + " elements are not whole blocks of " +
-                                         std::string(facts->name) + ", which have " +
-                                         std::to_string(facts->block_elements));
+        return fail(errc::malformed, "rows of " + std::to_string(tensor.dims.cols()) +
+                                         " elements are not whole blocks of " + std::string(facts->name) +
+                                         ", which have " + std::to_string(facts->block_elements));
       const std::optional<std::uint64_t> bytes = checked_bytes(*facts, *elements, tensor.dims.cols());
       if (!bytes) return fail(errc::malformed, "the size in bytes exceeds 63 bits");
       tensor.bytes = *bytes;
@@ -211,23 +214,12 @@ class gguf_reader {
     return true;
   }
 
-  /// Ids that GGUF may come to define are let through as opaque; those it gave up, and those of flywheel's own that
-  /// lie beyond, are not.
+  /// Ids that GGUF may come to define are let through as opaque.
   bool check_type(std::uint32_t type) {
-    switch (type) {
-      case 4:
-      case 5:
-      case 31:
-      case 32:
-      case 33:
-      case 36:
-      case 37:
-      case 38:
-        return fail(errc::unsupported,
-                    "tensor type " + std::to_string(type) + " was removed from GGUF; convert the model again");
-      default: break;
-    }
-    if (type >= 1000) return fail(errc::malformed, "tensor type " + std::to_string(type) + " does not exist");
+    if (gguf_removed_type(type))
+      return fail(errc::unsupported,
+                  "tensor type " + std::to_string(type) + " was removed from GGUF; convert the model again");
+    if (!gguf_has_type(type)) return fail(errc::malformed, "tensor type " + std::to_string(type) + " does not exist");
     return true;
   }
 
@@ -251,7 +243,8 @@ class gguf_reader {
       };
       if (tensor.offset % alignment_ != 0)
         return refuse(errc::malformed, "its offset is not a multiple of " + std::to_string(alignment_));
-      if (tensor.offset > room) return refuse(errc::malformed, "its data lie beyond the end of the file; is it complete?");
+      if (tensor.offset > room)
+        return refuse(errc::malformed, "its data lie beyond the end of the file; is it complete?");
       if (info(tensor.type) == nullptr) {
         if (next <= tensor.offset) return refuse(errc::malformed, "its data overlap another tensor's or are missing");
         tensor.bytes = std::min(next, room) - tensor.offset;
@@ -277,6 +270,28 @@ class gguf_reader {
 };
 
 }  // namespace
+
+result<std::uint64_t> check_reserved_keys(const metadata& meta) {
+  const auto refuse = [](std::string_view key, std::string message) {
+    return error{errc::malformed, std::move(message), "key " + in_quotes(key)};
+  };
+  // Other strings may be any bytes.
+  for (const std::string_view key :
+       {"general.architecture", "general.type", "tokenizer.ggml.model", "tokenizer.ggml.pre"}) {
+    const value* v = meta.find(key);
+    if (v == nullptr) continue;
+    const auto* text = std::get_if<std::string>(v);
+    if (text == nullptr) return refuse(key, "the value must be a string but is " + std::string(type_name(*v)));
+    if (!valid_utf8(*text)) return refuse(key, "the value is not valid UTF-8");
+  }
+  const value* v = meta.find(alignment_key);
+  if (v == nullptr) return default_alignment;
+  const auto* alignment = std::get_if<std::uint32_t>(v);
+  if (alignment == nullptr) return refuse(alignment_key, "the value must be u32 but is " + std::string(type_name(*v)));
+  if (!valid_alignment(*alignment))
+    return refuse(alignment_key, "an alignment of " + std::to_string(*alignment) + " is not a power of two from 8 on");
+  return *alignment;
+}
 
 result<part_content> read_gguf(const byte_source& source, const std::string& where) {
   return gguf_reader(source, where).run();

@@ -25,7 +25,10 @@ class header_cursor {
  public:
   /// Reading beyond byte `limit` is refused as unsupported.
   header_cursor(const byte_source& source, std::uint64_t limit)
-      : source_(source), window_(source.mapped()), addressable_(source.mapped().size() == source.size()), limit_(limit) {}
+      : source_(source),
+        window_(source.mapped()),
+        addressable_(source.mapped().size() == source.size()),
+        limit_(limit) {}
 
   [[nodiscard]] std::uint64_t position() const noexcept { return base_ + used_; }
   [[nodiscard]] std::uint64_t remaining() const noexcept { return source_.size() - position(); }

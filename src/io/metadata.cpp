@@ -37,9 +37,9 @@ error out_of_range(std::string_view key) {
 
 std::string_view type_name(const value& v) noexcept {
   static constexpr std::string_view names[] = {
-      "u8",        "i8",        "u16",        "i16",        "u32",        "i32",        "f32",        "bool",
-      "string",    "u64",       "i64",        "f64",        "u8 array",   "i8 array",   "u16 array",  "i16 array",
-      "u32 array", "i32 array", "f32 array",  "bool array", "string array", "u64 array", "i64 array", "f64 array"};
+      "u8",        "i8",        "u16",       "i16",        "u32",          "i32",       "f32",       "bool",
+      "string",    "u64",       "i64",       "f64",        "u8 array",     "i8 array",  "u16 array", "i16 array",
+      "u32 array", "i32 array", "f32 array", "bool array", "string array", "u64 array", "i64 array", "f64 array"};
   static_assert(std::size(names) == std::variant_size_v<value>);
   return v.valueless_by_exception() ? std::string_view("nothing") : names[v.index()];
 }

@@ -8,9 +8,9 @@
 namespace flywheel::inline v0::io::detail {
 
 /// Types that safetensors and flywheel both have; their names there are the display names here.
-inline constexpr dtype safetensors_types[] = {
-    dtype::f64, dtype::f32, dtype::f16, dtype::bf16, dtype::i64, dtype::i32,     dtype::i16,     dtype::i8,
-    dtype::u64, dtype::u32, dtype::u16, dtype::u8,   dtype::boolean, dtype::f8_e4m3, dtype::f8_e5m2};
+inline constexpr dtype safetensors_types[] = {dtype::f64, dtype::f32, dtype::f16,     dtype::bf16,    dtype::i64,
+                                              dtype::i32, dtype::i16, dtype::i8,      dtype::u64,     dtype::u32,
+                                              dtype::u16, dtype::u8,  dtype::boolean, dtype::f8_e4m3, dtype::f8_e5m2};
 
 /// Null for a name that is not in the table.
 [[nodiscard]] constexpr const dtype_info* safetensors_dtype(std::string_view name) noexcept {

@@ -100,7 +100,10 @@ class header_sax final : public bounded_sax {
       name_ = std::move(text);
       return true;
     }
-    field_ = text == "dtype" ? field::dtype : text == "shape" ? field::shape : text == "data_offsets" ? field::offsets : field::other;
+    field_ = text == "dtype"          ? field::dtype
+             : text == "shape"        ? field::shape
+             : text == "data_offsets" ? field::offsets
+                                      : field::other;
     const auto bit = 1U << static_cast<unsigned>(field_);
     if (field_ != field::other && (seen_ & bit) != 0) return fail("the field " + in_quotes(text) + " appears twice");
     seen_ |= bit;
@@ -231,9 +234,7 @@ class index_sax final : public bounded_sax {
   }
 
  private:
-  bool other() {
-    return depth_ > 0 && !in_map_ ? true : fail("the index's JSON has an unexpected value");
-  }
+  bool other() { return depth_ > 0 && !in_map_ ? true : fail("the index's JSON has an unexpected value"); }
   std::map<std::string, std::string> files_;
   std::string name_;
   bool in_map_ = false;
@@ -252,7 +253,8 @@ result<part_content> read_safetensors(const byte_source& source, const std::stri
   const auto malformed = [&](std::string message) { return error{errc::malformed, std::move(message), where}; };
   if (source.size() < 8) return malformed("the file ends inside the header's length");
   std::byte length_bytes[8];
-  if (result<void> done = source.read(0, length_bytes); !done) return error{done.error().code, done.error().message, where};
+  if (result<void> done = source.read(0, length_bytes); !done)
+    return error{done.error().code, done.error().message, where};
   std::uint64_t length = 0;
   for (int i = 8; i-- > 0;) length = length << 8 | std::to_integer<std::uint64_t>(length_bytes[i]);
   const std::uint64_t rest = source.size() - 8;
@@ -275,7 +277,8 @@ result<part_content> read_safetensors(const byte_source& source, const std::stri
 
   part_content content;
   header_sax handler(where, content);
-  if (!parse(text, handler)) return handler.fault() ? *std::move(handler.fault()) : malformed("the header is not valid JSON");
+  if (!parse(text, handler))
+    return handler.fault() ? *std::move(handler.fault()) : malformed("the header is not valid JSON");
 
   const std::uint64_t data = rest - length;
   std::vector<tensor_info>& tensors = content.tensors;
@@ -297,7 +300,8 @@ result<part_content> read_safetensors(const byte_source& source, const std::stri
   return content;
 }
 
-result<std::map<std::string, std::string>> read_safetensors_index(std::span<const std::byte> text, const std::string& where) {
+result<std::map<std::string, std::string>> read_safetensors_index(std::span<const std::byte> text,
+                                                                  const std::string& where) {
   if (text.size() > max_json_bytes)
     return error{errc::unsupported, "the index is longer than " + std::to_string(max_json_bytes) + " bytes", where};
   index_sax handler(where);

@@ -96,7 +96,8 @@ template <std::size_t N>
   std::size_t best = 0;
   float distance = std::numeric_limits<float>::infinity();
   for (std::size_t i = 0; i < N; ++i) {
-    const float here = v < static_cast<float>(table[i]) ? static_cast<float>(table[i]) - v : v - static_cast<float>(table[i]);
+    const float here =
+        v < static_cast<float>(table[i]) ? static_cast<float>(table[i]) - v : v - static_cast<float>(table[i]);
     if (here < distance) {
       distance = here;
       best = i;

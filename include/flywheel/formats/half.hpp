@@ -28,8 +28,8 @@ namespace flywheel::inline v0::formats {
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
   if (magnitude > 0x7F800000U) return static_cast<std::uint16_t>(sign | 0x7E00U | ((magnitude >> 13) & 0x1FFU));
   if (magnitude >= 0x47800000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // >= 2^16, infinity included
-  std::uint32_t kept = 0;     // the result before rounding
-  std::uint32_t dropped = 0;  // what is cut off, scaled so that 0x80000000 is one half
+  std::uint32_t kept = 0;                                                           // the result before rounding
+  std::uint32_t dropped = 0;       // what is cut off, scaled so that 0x80000000 is one half
   if (magnitude >= 0x38800000U) {  // >= 2^-14: normal
     kept = (magnitude - 0x38000000U) >> 13;
     dropped = magnitude << 19;

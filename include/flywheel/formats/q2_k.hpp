@@ -13,8 +13,8 @@ struct codec<dtype::q2_k> {
   struct block {
     std::uint8_t scales[16];  ///< low nibble: scale, high nibble: minimum
     std::uint8_t qs[64];
-    std::uint8_t d[2];        ///< f16: scale of scales
-    std::uint8_t dmin[2];     ///< f16: scale of minima
+    std::uint8_t d[2];     ///< f16: scale of scales
+    std::uint8_t dmin[2];  ///< f16: scale of minima
   };
   static constexpr int elements = 256;
 

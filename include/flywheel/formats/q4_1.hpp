@@ -32,7 +32,8 @@ struct codec<dtype::q4_1> {
     store_f16(b.d, d);
     store_f16(b.m, m);
     for (int j = 0; j < 16; ++j)
-      b.qs[j] = static_cast<std::uint8_t>(level((x[j] - m) * id + 0.5F, 15) | (level((x[j + 16] - m) * id + 0.5F, 15) << 4));
+      b.qs[j] =
+          static_cast<std::uint8_t>(level((x[j] - m) * id + 0.5F, 15) | (level((x[j + 16] - m) * id + 0.5F, 15) << 4));
   }
 };
 

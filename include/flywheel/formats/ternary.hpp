@@ -49,8 +49,7 @@ struct codec<dtype::tq2_0> {
     const float d = load_f16(b.d);
     for (int half = 0; half < 2; ++half)
       for (int plane = 0; plane < 4; ++plane)
-        for (int l = 0; l < 32; ++l)
-          *out++ = d * static_cast<float>(((b.qs[32 * half + l] >> (2 * plane)) & 3) - 1);
+        for (int l = 0; l < 32; ++l) *out++ = d * static_cast<float>(((b.qs[32 * half + l] >> (2 * plane)) & 3) - 1);
   }
 };
 

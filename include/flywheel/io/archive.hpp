@@ -71,12 +71,12 @@ class FLYWHEEL_API archive {
   [[nodiscard]] static result<archive> open(const reader_callback& reader);
 
   [[nodiscard]] io::container container() const noexcept;
-  [[nodiscard]] std::uint32_t version() const noexcept;      ///< GGUF: 2 or 3. safetensors: 0.
-  [[nodiscard]] const io::metadata& metadata() const noexcept;  ///< safetensors: the strings of __metadata__.
+  [[nodiscard]] std::uint32_t version() const noexcept;                 ///< GGUF: 2 or 3. safetensors: 0.
+  [[nodiscard]] const io::metadata& metadata() const noexcept;          ///< safetensors: the strings of __metadata__.
   [[nodiscard]] std::span<const tensor_info> tensors() const noexcept;  ///< In file order.
   /// Null when there is no such tensor.
   [[nodiscard]] const tensor_info* find(std::string_view name) const noexcept;
-  [[nodiscard]] std::uint64_t file_bytes() const noexcept;   ///< Of all parts.
+  [[nodiscard]] std::uint64_t file_bytes() const noexcept;  ///< Of all parts.
   [[nodiscard]] std::uint32_t parts() const noexcept;
   [[nodiscard]] const std::filesystem::path& path() const noexcept;  ///< Empty when not opened from a path.
 

@@ -16,8 +16,8 @@
 namespace flywheel::inline v0::io {
 
 /// A value as GGUF types it. Arrays are homogeneous; arrays of arrays are refused by the reader.
-using value = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float, bool,
-                           std::string, std::uint64_t, std::int64_t, double,  //
+using value = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float,
+                           bool, std::string, std::uint64_t, std::int64_t, double,  //
                            std::vector<std::uint8_t>, std::vector<std::int8_t>, std::vector<std::uint16_t>,
                            std::vector<std::int16_t>, std::vector<std::uint32_t>, std::vector<std::int32_t>,
                            std::vector<float>, std::vector<bool>, std::vector<std::string>, std::vector<std::uint64_t>,

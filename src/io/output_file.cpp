@@ -1,0 +1,177 @@
+#include "src/io/output_file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#if defined(_WIN32)
+#  include <io.h>
+#else
+#  include <unistd.h>
+#endif
+
+#include "flywheel/detail/try.hpp"
+
+namespace flywheel::inline v0::io::detail {
+namespace {
+
+constexpr std::size_t buffer_bytes = 256U << 10;
+
+// The few system calls, by one name each.
+#if defined(_WIN32)
+int open_new(const std::filesystem::path& path) {
+  return _wopen(path.c_str(), _O_CREAT | _O_EXCL | _O_WRONLY | _O_BINARY, _S_IREAD | _S_IWRITE);
+}
+std::ptrdiff_t write_some(int handle, const std::byte* data, std::size_t n) {
+  return _write(handle, data, static_cast<unsigned>(n));
+}
+int sync_file(int handle) { return _commit(handle); }
+int close_file(int handle) { return _close(handle); }
+void sync_folder(const std::filesystem::path&) {}
+#else
+int open_new(const std::filesystem::path& path) {
+  return ::open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+}
+std::ptrdiff_t write_some(int handle, const std::byte* data, std::size_t n) { return ::write(handle, data, n); }
+int sync_file(int handle) { return ::fsync(handle); }
+int close_file(int handle) { return ::close(handle); }
+/// Makes the new name durable. File systems that cannot do it for folders say so; the file itself is safe by then.
+void sync_folder(const std::filesystem::path& folder) {
+  const int handle = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_CLOEXEC);
+  if (handle < 0) return;
+  (void)::fsync(handle);
+  (void)::close(handle);
+}
+#endif
+
+/// Sixteen hexadecimal digits that other writers are unlikely to choose at the same time; O_EXCL decides.
+std::string unlikely_name(const void* salt, unsigned attempt) {
+  std::uint64_t x = static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+  x = (x ^ reinterpret_cast<std::uintptr_t>(salt)) + attempt;
+#if !defined(_WIN32)
+  x += static_cast<std::uint64_t>(::getpid()) << 40;
+#endif
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string name = ".flywheel-";
+  for (int i = 0; i < 16; ++i, x >>= 4) name += digits[x & 15];
+  return name + ".tmp";
+}
+
+}  // namespace
+
+result<output_file> output_file::create(const std::filesystem::path& path) {
+  output_file file;
+  file.path_ = path;
+  file.where_ = path.string();
+  std::error_code ignored;
+  if (path.filename().empty() || std::filesystem::is_directory(path, ignored))
+    return error{errc::invalid_argument, "this is a folder, not the name of a file to write", file.where_};
+  file.pending_.reserve(buffer_bytes);
+  for (unsigned attempt = 0; file.handle_ < 0; ++attempt) {
+    file.temporary_ = path.parent_path() / unlikely_name(&file, attempt);
+    file.handle_ = open_new(file.temporary_);
+    const int code = errno;
+    if (file.handle_ >= 0) break;
+    if (code == ENOENT) return error{errc::not_found, "the folder to write into does not exist", file.where_};
+    if (code != EEXIST && code != EINTR) return file.refused("create a file in this folder", code);
+    if (attempt == 100) return file.refused("find a free temporary name", code);
+  }
+  return file;
+}
+
+output_file::output_file(output_file&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::move(other.temporary_)),
+      where_(std::move(other.where_)),
+      pending_(std::move(other.pending_)),
+      position_(other.position_),
+      handle_(std::exchange(other.handle_, -1)) {}
+
+output_file& output_file::operator=(output_file&& other) noexcept {
+  if (this != &other) {
+    discard();
+    path_ = std::move(other.path_);
+    temporary_ = std::move(other.temporary_);
+    where_ = std::move(other.where_);
+    pending_ = std::move(other.pending_);
+    position_ = other.position_;
+    handle_ = std::exchange(other.handle_, -1);
+  }
+  return *this;
+}
+
+output_file::~output_file() { discard(); }
+
+void output_file::discard() noexcept {
+  if (handle_ < 0) return;
+  (void)close_file(std::exchange(handle_, -1));
+  std::error_code ignored;
+  std::filesystem::remove(temporary_, ignored);
+}
+
+error output_file::refused(const char* what, int code) {
+  discard();
+  return {errc::io, std::string("cannot ") + what + ": " + std::generic_category().message(code), where_};
+}
+
+result<void> output_file::write(std::span<const std::byte> bytes) {
+  if (handle_ < 0) return error{errc::invalid_argument, "the file was closed after an error or at its end", where_};
+  if (bytes.size() > buffer_bytes - pending_.size()) {
+    FLYWHEEL_CHECK(flush());
+    // Large pieces need no copy.
+    const std::size_t whole = bytes.size() / buffer_bytes * buffer_bytes;
+    FLYWHEEL_CHECK(write_through(bytes.first(whole)));
+    position_ += whole;
+    bytes = bytes.subspan(whole);
+  }
+  pending_.insert(pending_.end(), bytes.begin(), bytes.end());
+  position_ += bytes.size();
+  return {};
+}
+
+result<void> output_file::flush() {
+  FLYWHEEL_CHECK(write_through(pending_));
+  pending_.clear();
+  return {};
+}
+
+result<void> output_file::write_through(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const std::ptrdiff_t n = write_some(handle_, bytes.data(), std::min<std::size_t>(bytes.size(), 1U << 30));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return refused("write", n < 0 ? errno : ENOSPC);
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+result<void> output_file::commit() {
+  if (handle_ < 0) return error{errc::invalid_argument, "the file was closed after an error or at its end", where_};
+  FLYWHEEL_CHECK(flush());
+  if (sync_file(handle_) != 0) return refused("flush to the device", errno);
+  if (close_file(std::exchange(handle_, -1)) != 0) {
+    const int code = errno;
+    std::error_code ignored;
+    std::filesystem::remove(temporary_, ignored);
+    return refused("close", code);
+  }
+  std::error_code failure;
+  std::filesystem::rename(temporary_, path_, failure);
+  if (failure) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary_, ignored);
+    return error{errc::io, "cannot rename the temporary file: " + failure.message(), where_};
+  }
+  sync_folder(path_.parent_path());
+  return {};
+}
+
+}  // namespace flywheel::inline v0::io::detail
