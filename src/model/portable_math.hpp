@@ -12,14 +12,14 @@ namespace flywheel::inline v0::detail {
 inline constexpr double ln2_high = 0x1.62e42fee00000p-1;
 inline constexpr double ln2_low = 0x1.a39ef35793c76p-33;
 
-/// e^x for x <= 709; 0 below -708 (no subnormal results). Not for NaN. Free of branches, so that loops vectorise.
+/// e^x for x <= 709; 0 below -708 (no subnormal results) and for -infinity. Not for NaN. Free of branches, even of
+/// those hidden in comparisons, so that compilers vectorise loops of it.
 [[nodiscard]] inline double portable_exp(double x) noexcept {
   // x = k ln 2 + r, |r| <= ln 2 / 2. Adding `shift` rounds to an integer and leaves it in the low bits.
   constexpr double shift = 0x1.8p52;
-  const double clamped = x < -708.0 ? -708.0 : x;
-  const double t = clamped * 0x1.71547652b82fep0 + shift;
+  const double t = x * 0x1.71547652b82fep0 + shift;
   const double k = t - shift;
-  const double r = (clamped - k * ln2_high) - k * ln2_low;
+  const double r = (x - k * ln2_high) - k * ln2_low;
   // Taylor series: the first term left out is r^14 / 14!, below 5e-18.
   double p = 1.0 / 6227020800.0;
   p = p * r + 1.0 / 479001600.0;
@@ -36,7 +36,9 @@ inline constexpr double ln2_low = 0x1.a39ef35793c76p-33;
   p = p * r + 1.0;
   p = p * r + 1.0;
   const double power = std::bit_cast<double>((std::bit_cast<std::uint64_t>(t) + 1023) << 52);  // 2^k
-  return x < -708.0 ? 0.0 : p * power;
+  const std::uint64_t in_range =
+      (std::bit_cast<std::uint64_t>(x + 708.0) >> 63) - 1;  // no bit set below -708, else all
+  return std::bit_cast<double>(std::bit_cast<std::uint64_t>(p * power) & in_range);
 }
 
 /// ln x for normal, positive, finite x.

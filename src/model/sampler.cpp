@@ -8,6 +8,7 @@
 #include <string>
 
 #include "flywheel/detail/try.hpp"
+#include "src/model/log_sum.hpp"
 #include "src/model/portable_math.hpp"
 
 namespace flywheel::inline v0 {
@@ -38,17 +39,26 @@ double sum(std::size_t n, F&& term) {
 }
 
 float largest(std::span<const float> logits) noexcept {
-  float max = -infinity;
-  for (const float l : logits) max = l > max ? l : max;
-  return max;
+  float part[8];
+  std::fill(std::begin(part), std::end(part), -infinity);
+  std::size_t i = 0;
+  for (; i + 8 <= logits.size(); i += 8)
+    for (std::size_t j = 0; j < 8; ++j) part[j] = logits[i + j] > part[j] ? logits[i + j] : part[j];
+  for (; i < logits.size(); ++i) part[0] = logits[i] > part[0] ? logits[i] : part[0];
+  return *std::max_element(std::begin(part), std::end(part));
 }
 
-/// log sum exp(logits), -infinity when there is none above it.
-double log_sum(std::span<const float> logits) noexcept {
-  const double max = largest(logits);
-  if (!(max > -infinity)) return -infinity;
-  const double total = sum(logits.size(), [&](std::size_t i) { return detail::portable_exp(logits[i] - max); });
-  return max + detail::portable_log(total);
+/// exp in blocks that the compiler vectorises: `in(i)` gives the i-th exponent, `out(i, e)` takes its exponential.
+template <class In, class Out>
+void exp_all(std::size_t n, In&& in, Out&& out) {
+  constexpr std::size_t block = 128;
+  double values[block];
+  for (std::size_t begin = 0; begin < n; begin += block) {
+    const std::size_t count = std::min(block, n - begin);
+    for (std::size_t j = 0; j < count; ++j) values[j] = in(begin + j);
+    for (std::size_t j = 0; j < count; ++j) values[j] = detail::portable_exp(values[j]);
+    for (std::size_t j = 0; j < count; ++j) out(begin + j, values[j]);
+  }
 }
 
 /// Moves the fewest first elements (in the order `before`) whose weights reach `mass` to the front, in that order, and
@@ -244,10 +254,13 @@ void sampler::collect(std::span<const float> logits) {
 void sampler::weigh(double temperature) {
   float max = -infinity;
   for (const candidate& c : kept_) max = std::max(max, c.logit);
-  for (candidate& c : kept_) {
-    const double below = static_cast<double>(c.logit) - static_cast<double>(max);
-    c.weight = detail::portable_exp(temperature == 1.0 ? below : below / temperature);
-  }
+  exp_all(
+      kept_.size(),
+      [&](std::size_t i) {
+        const double below = static_cast<double>(kept_[i].logit) - static_cast<double>(max);
+        return temperature == 1.0 ? below : below / temperature;
+      },
+      [&](std::size_t i, double e) { kept_[i].weight = e; });
 }
 
 void sampler::keep_typical() {
@@ -274,10 +287,11 @@ void sampler::keep_typical() {
 /// and min-p, which needs no sorting, can go first; only the mass must be that of all.
 void sampler::keep_probable() {
   const double total = sum(kept_.size(), [&](std::size_t i) { return kept_[i].weight; });
-  if (options_.min_p > 0.0F) {
-    const double least = options_.min_p;  // the largest weight is 1
-    std::erase_if(kept_, [&](const candidate& c) { return c.weight < least; });
-  }
+  // Tokens below `least` are not needed for top-p: all together they have no more than the mass that may be left out.
+  // (The margin is for rounding.) The largest weight is 1, so min-p is a bound on weights, too.
+  double least = (1.0 - options_.top_p) * total / static_cast<double>(kept_.size()) * 0.999;
+  least = std::max(least, static_cast<double>(options_.min_p));
+  std::erase_if(kept_, [&](const candidate& c) { return c.weight < least; });
   if (options_.top_p < 1.0F) {
     const std::size_t count = prefix_of_mass(kept_, options_.top_p * total, by_logit);
     kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(count), kept_.end());
@@ -290,8 +304,21 @@ double sampler::uniform() noexcept {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
+double detail::log_sum(std::span<const float> logits) noexcept {
+  bool numbers = true;
+  for (const float l : logits) numbers &= l == l;
+  if (!numbers) return std::numeric_limits<double>::quiet_NaN();
+  const double max = largest(logits);
+  if (max == -infinity) return -infinity;
+  double part[4] = {0, 0, 0, 0};
+  exp_all(
+      logits.size(), [&](std::size_t i) { return static_cast<double>(logits[i]) - max; },
+      [&](std::size_t i, double e) { part[i % 4] += e; });
+  return max + portable_log((part[0] + part[1]) + (part[2] + part[3]));
+}
+
 double log_probability(std::span<const float> logits, token_id id) noexcept {
-  return static_cast<double>(logits[static_cast<std::size_t>(id)]) - log_sum(logits);
+  return static_cast<double>(logits[static_cast<std::size_t>(id)]) - detail::log_sum(logits);
 }
 
 std::size_t top_probabilities(std::span<const float> logits, std::span<token_probability> out) noexcept {
@@ -312,7 +339,7 @@ std::size_t top_probabilities(std::span<const float> logits, std::span<token_pro
     std::push_heap(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(n), before);
   }
   std::sort_heap(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(n), before);
-  const double all = log_sum(logits);
+  const double all = detail::log_sum(logits);
   for (token_probability& t : out.first(n)) t.logprob = static_cast<float>(static_cast<double>(t.logprob) - all);
   return n;
 }

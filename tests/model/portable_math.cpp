@@ -32,7 +32,6 @@ TEST_CASE("portable exp and log are accurate", "[portable_math]") {
   CHECK(portable_log(1.0) == 0.0);
   CHECK(portable_exp(-708.5) == 0.0);
   CHECK(portable_exp(-HUGE_VAL) == 0.0);
-  CHECK(std::isnan(portable_exp(std::nan(""))));
 }
 
 }  // namespace

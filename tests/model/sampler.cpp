@@ -489,6 +489,7 @@ TEST_CASE("log-probabilities agree with the formula", "[sampler]") {
   CHECK(log_probability(std::vector<float>{0, -inf}, 1) == -inf);
   CHECK(log_probability(std::vector<float>{0, -inf}, 0) == 0);
   CHECK(log_probability(std::vector<float>{-1e30F, 3e38F}, 1) == 0);
+  CHECK(std::isnan(log_probability(std::vector<float>{1, nan}, 0)));
 }
 
 }  // namespace
