@@ -46,14 +46,14 @@ class pages final : public std::pmr::memory_resource {
 #endif
     return ::operator new(bytes, std::align_val_t(align));
   }
-  void do_deallocate(void* address, std::size_t bytes, std::size_t align) override {
+  void do_deallocate(void* address, [[maybe_unused]] std::size_t bytes, std::size_t align) override {
 #if FLYWHEEL_HAS_MMAP
     if (mapped(bytes, align)) {
       ::munmap(address, rounded(bytes));
       return;
     }
 #endif
-    ::operator delete(address, bytes, std::align_val_t(align));
+    ::operator delete(address, std::align_val_t(align));
   }
   bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }
 
