@@ -24,14 +24,17 @@ enum class token_kind : std::uint8_t { normal = 1, unknown = 2, control = 3, use
 
 /// Tokens with a role; -1 when the vocabulary has none.
 struct special_tokens {
-  token_id bos = -1, eos = -1, unknown = -1, padding = -1, separator = -1, mask = -1, eot = -1;
+  token_id bos = -1;  ///< BERT: the classifier token.
+  token_id eos = -1, unknown = -1, padding = -1, separator = -1, mask = -1, eot = -1;
   bool add_bos = false;  ///< encode(add_special) puts bos first.
   bool add_eos = false;  ///< encode(add_special) puts eos (BERT: separator) last.
 };
 
 struct encode_options {
   bool add_special = false;    ///< Add bos/eos (BERT: cls/sep) as the vocabulary asks for.
-  bool parse_special = false;  ///< "<|eot_id|>" in the text becomes that token; otherwise it is plain text.
+  /// "<|eot_id|>" in the text becomes that token; otherwise it is plain text. Tokens that the vocabulary calls
+  /// user-defined ("<think>") are recognised either way, as they were in training.
+  bool parse_special = false;
 };
 
 struct decode_options {
@@ -43,13 +46,16 @@ struct decode_options {
 class FLYWHEEL_API tokenizer {
  public:
   tokenizer() = default;
-  /// From `tokenizer.ggml.*` keys. Errors: not_found (no vocabulary), malformed, unsupported (model or pre-tokenizer,
-  /// named in the message), out_of_memory.
+  /// From `tokenizer.ggml.*` keys. A byte-level vocabulary without `tokenizer.ggml.pre` (files of 2023) is cut by the
+  /// rule "default", which most such files want, but not all; a name that is not known is refused, because a wrong rule
+  /// gives wrong tokens. Errors: not_found (no vocabulary), malformed, unsupported (model or pre-tokenizer, named in the
+  /// message), out_of_memory.
   [[nodiscard]] static result<tokenizer> from_metadata(const io::metadata& meta);
 
   [[nodiscard]] explicit operator bool() const noexcept { return state_ != nullptr; }
-  /// Any bytes are accepted: invalid UTF-8 becomes byte tokens, U+FFFD or nothing, as the vocabulary's kind does.
-  /// Error: out_of_memory.
+  /// Any bytes are accepted: invalid UTF-8 becomes byte tokens (spm-bpe), U+FFFD (bpe, unigram) or nothing (wordpiece).
+  /// Time grows no faster than n log n, whatever the text. Errors: invalid_argument (text beyond 512 MiB, or one that the
+  /// pre-tokenizer's expression cannot match within its limits), out_of_memory.
   [[nodiscard]] result<std::vector<token_id>> encode(std::string_view text, const encode_options& options = {}) const;
   /// Bytes of the ids; may end inside a UTF-8 sequence (see decoder). Error: invalid_argument for an id out of range.
   [[nodiscard]] result<std::string> decode(std::span<const token_id> ids, const decode_options& options = {}) const;
@@ -74,15 +80,17 @@ class FLYWHEEL_API tokenizer {
   std::shared_ptr<const state> state_;
 };
 
-/// Turns a stream of ids into text that never ends inside a UTF-8 sequence. One per stream; not thread-safe.
+/// Turns a stream of ids into text that never ends inside a UTF-8 sequence. All pieces together are what decode() gives,
+/// where that is valid UTF-8; an invalid byte becomes U+FFFD. One per stream; not thread-safe.
 class FLYWHEEL_API decoder {
  public:
   /// `continues`: the text before the stream is not empty, so a leading space is part of it.
   explicit decoder(tokenizer vocabulary, decode_options options = {}, bool continues = false);
-  /// The text that has become complete; may be empty. Error: invalid_argument for an id out of range.
+  /// The text that has become complete; may be empty. Errors: invalid_argument for an id out of range, out_of_memory;
+  /// after an error the decoder is as it was before.
   [[nodiscard]] result<std::string> push(token_id id);
   /// What is left at the end: incomplete sequences become U+FFFD.
-  [[nodiscard]] std::string flush();
+  [[nodiscard]] std::string flush() noexcept;
 
  private:
   tokenizer vocabulary_;

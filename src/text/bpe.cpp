@@ -1,0 +1,156 @@
+#include "bpe.hpp"
+
+#include <bit>
+#include <unordered_map>
+
+#include "byte_alphabet.hpp"
+#include "flywheel/detail/try.hpp"
+#include "flywheel/detail/utf8.hpp"
+#include "hashing.hpp"
+#include "normalize.hpp"
+#include "word_cache.hpp"
+
+namespace flywheel::inline v0::text {
+namespace {
+constexpr const char* merges_key = "tokenizer.ggml.merges";
+constexpr const char* compose_key = "tokenizer.ggml.normalizer.nfc";
+}  // namespace
+
+result<std::unique_ptr<codec>> bpe_codec::make(const io::metadata& meta, const vocabulary& v, const pre_rule& rule,
+                                               token_id unknown) {
+  std::unique_ptr<bpe_codec> made(new bpe_codec(v, rule, unknown));
+  FLYWHEEL_TRY(made->pretokenizer_, pretokenizer::make(rule));
+  if (meta.contains(compose_key)) {
+    FLYWHEEL_TRY(made->compose_, meta.boolean(compose_key));
+  }
+  FLYWHEEL_CHECK(made->read_merges(meta));
+  return std::unique_ptr<codec>(std::move(made));
+}
+
+std::size_t bpe_codec::slot_of(std::uint32_t left, std::uint32_t right) const noexcept {
+  const std::size_t mask = pairs_.size() - 1;
+  std::size_t i =
+      static_cast<std::size_t>(fold_multiply((std::uint64_t{left} << 32 | right) ^ seed_, 0xD6E8FEB86659FD93ULL)) &
+      mask;
+  while (pairs_[i].result.rank != no_merge && (pairs_[i].left != left || pairs_[i].right != right)) i = (i + 1) & mask;
+  return i;
+}
+
+merge bpe_codec::find_pair(std::uint32_t left, std::uint32_t right) const noexcept {
+  return pairs_[slot_of(left, right)].result;
+}
+
+result<void> bpe_codec::read_merges(const io::metadata& meta) {
+  FLYWHEEL_TRY(const auto merges, meta.strings(merges_key));
+  if (merges.size() >= no_merge) return error{errc::malformed, "has too many entries", merges_key};
+
+  // Well-formed vocabularies hold every part of every merge. Where one does not, the part still exists as a symbol.
+  std::unordered_map<std::string, std::uint32_t> extra_ids;
+  const auto size = static_cast<std::uint32_t>(vocabulary_.size());
+  const auto symbol_of = [&](std::string_view spelling) {
+    if (const token_id id = vocabulary_.find(spelling); id >= 0) return static_cast<std::uint32_t>(id);
+    const auto [it, added] =
+        extra_ids.try_emplace(std::string(spelling), size + static_cast<std::uint32_t>(extra_.size()));
+    if (added) append_spelled(spelling, extra_.emplace_back());
+    return it->second;
+  };
+  for (unsigned b = 0; b < 256; ++b) {
+    const char byte = static_cast<char>(b);
+    char spelling[2];
+    byte_symbol_[b] = symbol_of({spelling, spell_bytes({&byte, 1}, spelling)});
+  }
+
+  pairs_.assign(std::bit_ceil(merges.size() * 2 + 2), pair{});
+  seed_ = hash_seed(pairs_.data());
+  std::string joined;
+  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+    const std::string_view line = merges[rank];
+    const std::size_t gap = line.find(' ', 1);
+    if (gap == std::string_view::npos || gap + 1 == line.size())
+      return error{errc::malformed, "entry " + std::to_string(rank) + " is not two parts with a space between",
+                   merges_key};
+    const std::string_view left = line.substr(0, gap), right = line.substr(gap + 1);
+    joined.assign(left).append(right);
+    const std::uint32_t left_id = symbol_of(left), right_id = symbol_of(right);
+    pair& slot = pairs_[slot_of(left_id, right_id)];
+    if (slot.result.rank != no_merge) continue;  // repeated: the first rank counts
+    slot = {left_id, right_id, {static_cast<std::uint32_t>(rank), symbol_of(joined)}};
+  }
+  return {};
+}
+
+result<void> bpe_codec::encode(const std::vector<segment>& segments, std::size_t text_bytes,
+                               std::vector<token_id>& out) const {
+  regex_matcher matcher;
+  merger work;
+  word_cache cache(text_bytes);
+  std::string repaired;
+  for (const segment& s : segments) {
+    if (s.id >= 0) {
+      out.push_back(s.id);
+      continue;
+    }
+    std::string_view text = s.text;
+    if (!detail::is_utf8(text)) text = repaired = detail::repair_utf8(text);
+    if (compose_) {
+      FLYWHEEL_TRY(repaired, compose(text));
+      text = repaired;
+    }
+    const char* const end = text.data() + text.size();
+    FLYWHEEL_CHECK(pretokenizer_.split(text, matcher, [&](std::string_view word) {
+      cache.append(word.data(), word.size(), end, out,
+                   [&](std::vector<token_id>& ids) { encode_word(word, work, ids); });
+    }));
+  }
+  return {};
+}
+
+token_id bpe_codec::find_word(std::string_view word) const noexcept {
+  char spelling[256];
+  if (word.size() > sizeof spelling / 2 || word.size() > vocabulary_.longest()) return -1;
+  return vocabulary_.find({spelling, spell_bytes(word, spelling)});
+}
+
+void bpe_codec::encode_word(std::string_view word, merger& work, std::vector<token_id>& out) const {
+  if (whole_words_) {
+    if (const token_id id = find_word(word); id >= 0) {
+      out.push_back(id);
+      return;
+    }
+  }
+  work.symbols.clear();
+  for (const char c : word) work.symbols.push_back({byte_symbol_[static_cast<unsigned char>(c)], 0, 1});
+  work.run([&](const symbol& left, const symbol& right) { return find_pair(left.id, right.id); });
+  for (const symbol& s : work.symbols) {
+    if (s.id < static_cast<std::uint32_t>(vocabulary_.size()))
+      out.push_back(static_cast<token_id>(s.id));
+    else
+      spell_out(s.id, out);
+  }
+}
+
+/// A symbol without a token: its bytes, each as the token it has, or as the unknown token; else it is lost.
+void bpe_codec::spell_out(std::uint32_t id, std::vector<token_id>& out) const {
+  const auto size = static_cast<std::uint32_t>(vocabulary_.size());
+  for (const char c : extra_[id - size]) {
+    const std::uint32_t byte = byte_symbol_[static_cast<unsigned char>(c)];
+    if (byte < size)
+      out.push_back(static_cast<token_id>(byte));
+    else if (unknown_ >= 0)
+      out.push_back(unknown_);
+  }
+}
+
+void bpe_codec::render(token_id id, std::string& out) const {
+  const std::string_view piece = vocabulary_.piece(id);
+  const token_kind kind = vocabulary_.kind(id);
+  if (kind == token_kind::normal || kind == token_kind::unused) {
+    append_spelled(piece, out);
+  } else if (const int byte = kind == token_kind::byte ? parse_byte_piece(piece) : -1; byte >= 0) {
+    out.push_back(static_cast<char>(byte));
+  } else {
+    out.append(piece);
+  }
+}
+
+}  // namespace flywheel::inline v0::text
