@@ -1,0 +1,100 @@
+// Runs a graph on a device for tests: allocates pages, arena and scratch, and returns the first result.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "flywheel/core/buffer.hpp"
+#include "flywheel/device/device.hpp"
+#include "flywheel/graph/plan.hpp"
+#include "kernels/attention/attention.hpp"
+
+namespace flywheel::test {
+
+/// KV pages of one sequence, all allocated at once.
+class test_cache {
+ public:
+  test_cache(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim, dtype type, std::int64_t positions)
+      : type(type) {
+    const std::int64_t pages = (positions + kv_page_tokens - 1) / kv_page_tokens;
+    const std::size_t bytes = kernels::kv_page_bytes(type, kv_heads, head_dim);
+    storage_ = buffer::zeros(bytes * static_cast<std::size_t>(pages * layers)).value();
+    std::byte* at = storage_.mutable_data();
+    for (std::int64_t l = 0; l < layers; ++l) {
+      auto& row = rows_.emplace_back();
+      for (std::int64_t p = 0; p < pages; ++p, at += bytes) row.push_back(at);
+    }
+    for (auto& row : rows_) pages_.push_back(row.data());
+  }
+  [[nodiscard]] std::byte* const* const* pages() const { return pages_.data(); }
+  dtype type;
+
+ private:
+  buffer storage_;
+  std::vector<std::vector<std::byte*>> rows_;
+  std::vector<std::byte* const*> pages_;
+};
+
+class graph_runner {
+ public:
+  graph_runner(graph::graph g, const io::archive& file, std::shared_ptr<const device::device> dev,
+               std::shared_ptr<executor> pool)
+      : graph_(std::make_unique<graph::graph>(std::move(g))), device_(std::move(dev)), pool_(std::move(pool)) {
+    const device::device* devices[] = {device_.get()};
+    device::subgraph part = device::partition(*graph_, devices).value().at(0).part;
+    auto weights = device_->load(part, file, *pool_, nullptr, {}).value();
+    weight_bytes = weights->bytes();
+    measured_bytes = device_->measure(part, file).value()->bytes();
+    executable_ = device_->compile(part, weights).value();
+  }
+
+  /// One chunk of one or more sequences.
+  result<std::vector<float>> run(std::span<const std::int32_t> ids, std::span<const device::sequence_slice> slices,
+                                 dtype kv_type, std::span<const std::int32_t> outputs, std::stop_token stop = {}) {
+    const auto n = static_cast<std::int64_t>(ids.size());
+    const auto plan =
+        graph::plan_memory(*graph_, n, std::max<std::int64_t>(1, static_cast<std::int64_t>(outputs.size()))).value();
+    buffer arena = buffer::allocate(plan.arena_bytes + 64).value();
+    buffer scratch = buffer::allocate(executable_->scratch_bytes(n, n, pool_->concurrency()) + 64).value();
+    std::vector<float> out(outputs.size() * static_cast<std::size_t>(graph_->at(graph_->outputs.at(0)).cols));
+    float* results[] = {out.data()};
+    device::bindings b;
+    b.ids = ids;
+    b.sequences = slices;
+    b.output_rows = outputs;
+    b.kv_type = kv_type;
+    b.arena = arena.mutable_data();
+    b.offsets = plan.offsets;
+    b.results = results;
+    b.scratch = scratch.mutable_data();
+    b.executor = pool_.get();
+    b.stop = stop;
+    if (auto ok = executable_->run(b); !ok) return std::move(ok).error();
+    return out;
+  }
+
+  /// All tokens of one sequence from position 0 on, in chunks; results of every token.
+  std::vector<float> run_all(std::span<const std::int32_t> ids, test_cache& cache, std::size_t chunk) {
+    std::vector<float> all;
+    for (std::size_t at = 0; at < ids.size(); at += chunk) {
+      const std::size_t n = std::min(chunk, ids.size() - at);
+      std::vector<std::int32_t> rows(n);
+      for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
+      const device::sequence_slice slice{static_cast<std::int64_t>(n), static_cast<std::int64_t>(at), cache.pages()};
+      const auto part = run(ids.subspan(at, n), {&slice, 1}, cache.type, rows).value();
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+  }
+
+  std::size_t weight_bytes = 0, measured_bytes = 0;
+
+ private:
+  std::unique_ptr<graph::graph> graph_;
+  std::shared_ptr<const device::device> device_;
+  std::shared_ptr<executor> pool_;
+  std::unique_ptr<const device::executable> executable_;
+};
+
+}  // namespace flywheel::test

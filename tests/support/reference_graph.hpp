@@ -1,0 +1,256 @@
+// The meaning of a graph, written down a second time: every operation in double precision, one loop per formula, for
+// one sequence from position 0. Slow and independent of devices and kernels; the yardstick of their tests.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "flywheel/formats/formats.hpp"
+#include "flywheel/graph/graph.hpp"
+#include "flywheel/io/archive.hpp"
+
+namespace flywheel::test {
+
+class reference_graph {
+ public:
+  using matrix = std::vector<double>;  ///< [rows, cols]
+
+  reference_graph(const graph::graph& g, const io::archive& file) : g_(g) {
+    for (const graph::weight_info& w : g.weights) {
+      const tensor_view view = file.view(*file.find(w.name)).value();
+      std::vector<float> values(static_cast<std::size_t>(w.dims.elements()));
+      formats::decode(view, values).value();
+      weights_.emplace_back(values.begin(), values.end());
+    }
+  }
+
+  /// Results of the graph's first output for these tokens.
+  matrix run(std::span<const std::int32_t> ids, std::span<const std::int32_t> output_rows) {
+    ids_ = ids;
+    output_rows_ = output_rows;
+    values_.assign(g_.values.size(), {});
+    for (const graph::node& n : g_.nodes) evaluate(n);
+    return values_[g_.outputs.at(0).index];
+  }
+
+ private:
+  [[nodiscard]] std::int64_t rows(graph::value v) const {
+    return static_cast<std::int64_t>(g_.at(v).rows == graph::row_kind::outputs ? output_rows_.size() : ids_.size());
+  }
+  [[nodiscard]] const matrix& in(const graph::node& n, std::size_t i) const {
+    const graph::value v = n.inputs.at(i);
+    const graph::node& producer = g_.nodes[g_.at(v).producer];
+    if (producer.kind == graph::op::weight) return weights_[producer.as<graph::weight_attributes>().index];
+    return values_[v.index];
+  }
+  static double act(activation kind, double x) {
+    switch (kind) {
+      case activation::silu:
+        return x / (1 + std::exp(-x));
+      case activation::gelu_tanh:
+        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+      case activation::relu:
+        return std::max(0.0, x);
+    }
+    return x;
+  }
+  static matrix rms_norm(const matrix& x, const matrix& w, double eps) {
+    matrix y(x.size());
+    const std::size_t n = w.size();
+    for (std::size_t r = 0; r < x.size() / n; ++r) {
+      double sum = 0;
+      for (std::size_t i = 0; i < n; ++i) sum += x[r * n + i] * x[r * n + i];
+      for (std::size_t i = 0; i < n; ++i)
+        y[r * n + i] = x[r * n + i] / std::sqrt(sum / static_cast<double>(n) + eps) * w[i];
+    }
+    return y;
+  }
+  /// x [rows, k] times the transpose of w [n, k].
+  static matrix product(const matrix& x, std::span<const double> w, std::size_t n, std::size_t k) {
+    matrix y(x.size() / k * n);
+    for (std::size_t r = 0; r < x.size() / k; ++r)
+      for (std::size_t j = 0; j < n; ++j)
+        y[r * n + j] = std::inner_product(w.begin() + static_cast<std::ptrdiff_t>(j * k),
+                                          w.begin() + static_cast<std::ptrdiff_t>((j + 1) * k),
+                                          x.begin() + static_cast<std::ptrdiff_t>(r * k), 0.0);
+    return y;
+  }
+
+  void linear(const graph::node& n) {
+    const auto& a = n.as<graph::linear_attributes>();
+    matrix x = in(n, 0);
+    if (a.norm) x = rms_norm(x, in(n, a.norm_input()), static_cast<double>(a.norm->eps));
+    const auto k = static_cast<std::size_t>(g_.at(n.inputs[0]).cols);
+    std::vector<matrix> y;
+    for (std::size_t i = 0; i < a.weights; ++i) {
+      const matrix& w = in(n, a.weight_input(i));
+      y.push_back(product(x, w, w.size() / k, k));
+      if (a.biases && n.inputs[a.bias_input(i)].valid()) {
+        const matrix& bias = in(n, a.bias_input(i));
+        for (std::size_t j = 0; j < y[i].size(); ++j) y[i][j] += bias[j % bias.size()];
+      }
+    }
+    if (a.glu) {
+      for (std::size_t j = 0; j < y[0].size(); ++j) y[0][j] = act(*a.glu, y[0][j]) * y[1][j];
+      y.pop_back();
+    }
+    if (a.residual)
+      for (std::size_t j = 0; j < y[0].size(); ++j) y[0][j] += in(n, a.residual_input())[j];
+    for (std::size_t i = 0; i < y.size(); ++i) values_[n.outputs[i].index] = y[i];
+  }
+
+  static matrix rope(matrix x, const graph::rope_attributes& a, const matrix* factors, std::size_t cols) {
+    const double pi = std::acos(-1.0);
+    const auto d = static_cast<std::size_t>(a.head_dim), half = static_cast<std::size_t>(a.n_rot / 2);
+    const auto n = static_cast<double>(a.n_rot);
+    const auto turns_at = [&](double beta) {
+      return n * std::log(static_cast<double>(a.original_context) / (beta * 2 * pi)) / (2 * std::log(a.base));
+    };
+    for (std::size_t t = 0; t < x.size() / cols; ++t)
+      for (std::size_t h = 0; h < cols / d; ++h)
+        for (std::size_t i = 0; i < half; ++i) {
+          double theta = static_cast<double>(t) * std::pow(a.base, -2 * static_cast<double>(i) / n);
+          if (factors) theta /= (*factors)[i];
+          double size = a.attn_factor;
+          if (a.yarn) {
+            const double low = std::max(0.0, std::floor(turns_at(a.beta_fast)));
+            const double high = std::min(n - 1, std::ceil(turns_at(a.beta_slow)));
+            const double keep = 1 - std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+            theta = theta * a.freq_scale * (1 - keep) + theta * keep;
+            size *= 1 + 0.1 * std::log(1 / a.freq_scale);
+          } else {
+            theta *= a.freq_scale;
+          }
+          const bool halves = a.pairs == rope_pairs::halves;
+          double& p = x[t * cols + h * d + (halves ? i : 2 * i)];
+          double& q = x[t * cols + h * d + (halves ? i + half : 2 * i + 1)];
+          const double p0 = p, q0 = q;
+          p = size * (p0 * std::cos(theta) - q0 * std::sin(theta));
+          q = size * (p0 * std::sin(theta) + q0 * std::cos(theta));
+        }
+    return x;
+  }
+
+  void attention(const graph::node& n) {
+    const auto& a = n.as<graph::attention_attributes>();
+    const auto d = static_cast<std::size_t>(a.head_dim), heads = static_cast<std::size_t>(a.n_heads);
+    const auto kv_heads = static_cast<std::size_t>(a.n_kv_heads), tokens = ids_.size();
+    matrix q = in(n, 0), k = in(n, 1);
+    const matrix& v = in(n, 2);
+    if (a.rope) {
+      const matrix* factors = n.inputs[3].valid() ? &in(n, 3) : nullptr;
+      q = rope(q, *a.rope, factors, heads * d);
+      k = rope(k, *a.rope, factors, kv_heads * d);
+    }
+    matrix out(tokens * heads * d, 0.0);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t h = 0; h < heads; ++h) {
+        const std::size_t kh = h * kv_heads / heads;
+        const std::size_t first =
+            a.window > 0 && t + 1 > static_cast<std::size_t>(a.window) ? t + 1 - static_cast<std::size_t>(a.window) : 0;
+        std::vector<double> p;
+        for (std::size_t s = first; s <= t; ++s) {
+          double score = 0;
+          for (std::size_t i = 0; i < d; ++i) score += q[(t * heads + h) * d + i] * k[(s * kv_heads + kh) * d + i];
+          score *= static_cast<double>(a.scale);
+          if (a.softcap > 0) score = static_cast<double>(a.softcap) * std::tanh(score / static_cast<double>(a.softcap));
+          p.push_back(score);
+        }
+        const double top = *std::max_element(p.begin(), p.end());
+        double sum = 0;
+        for (double& e : p) sum += e = std::exp(e - top);
+        for (std::size_t s = first; s <= t; ++s)
+          for (std::size_t i = 0; i < d; ++i)
+            out[(t * heads + h) * d + i] += p[s - first] / sum * v[(s * kv_heads + kh) * d + i];
+      }
+    values_[n.outputs[0].index] = out;
+  }
+
+  void moe(const graph::node& n) {
+    const auto& a = n.as<graph::moe_attributes>();
+    const matrix &x = in(n, 0), &router = in(n, 1), &gate = in(n, 2), &up = in(n, 3), &down = in(n, 4);
+    const auto k = static_cast<std::size_t>(g_.at(n.inputs[0]).cols), experts = static_cast<std::size_t>(a.n_expert);
+    const std::size_t ff = gate.size() / experts / k;
+    matrix out = n.inputs[5].valid() ? in(n, 5) : matrix(x.size(), 0.0);
+    for (std::size_t r = 0; r < x.size() / k; ++r) {
+      std::vector<std::size_t> order(experts);
+      std::iota(order.begin(), order.end(), 0);
+      const double* logits = router.data() + r * experts;
+      std::stable_sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return logits[i] > logits[j]; });
+      double all = 0, chosen = 0;
+      for (std::size_t e = 0; e < experts; ++e) all += std::exp(logits[e]);
+      for (std::int64_t u = 0; u < a.n_used; ++u) chosen += std::exp(logits[order[static_cast<std::size_t>(u)]]);
+      const matrix row(x.begin() + static_cast<std::ptrdiff_t>(r * k),
+                       x.begin() + static_cast<std::ptrdiff_t>((r + 1) * k));
+      for (std::int64_t u = 0; u < a.n_used; ++u) {
+        const std::size_t e = order[static_cast<std::size_t>(u)];
+        matrix h = product(row, {gate.data() + e * ff * k, ff * k}, ff, k);
+        const matrix hu = product(row, {up.data() + e * ff * k, ff * k}, ff, k);
+        for (std::size_t i = 0; i < ff; ++i) h[i] = act(a.act, h[i]) * hu[i];
+        const matrix y = product(h, {down.data() + e * ff * k, ff * k}, k, ff);
+        for (std::size_t i = 0; i < k; ++i)
+          out[r * k + i] += std::exp(logits[e]) / (a.renormalize ? chosen : all) * y[i];
+      }
+    }
+    values_[n.outputs[0].index] = out;
+  }
+
+  void evaluate(const graph::node& n) {
+    if (n.kind == graph::op::weight || n.kind == graph::op::token_ids) return;
+    matrix& y = values_[n.outputs[0].index];
+    const auto cols = static_cast<std::size_t>(g_.at(n.outputs[0]).cols);
+    switch (n.kind) {
+      case graph::op::embed:
+        for (std::int32_t id : ids_)
+          y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(id) * cols),
+                   in(n, 0).begin() + static_cast<std::ptrdiff_t>((static_cast<std::size_t>(id) + 1) * cols));
+        break;
+      case graph::op::rms_norm:
+        y = rms_norm(in(n, 0), in(n, 1), static_cast<double>(n.as<graph::norm_attributes>().eps));
+        break;
+      case graph::op::linear:
+        linear(n);
+        break;
+      case graph::op::rope:
+        y = rope(in(n, 0), n.as<graph::rope_attributes>(), n.inputs[1].valid() ? &in(n, 1) : nullptr, cols);
+        break;
+      case graph::op::attention:
+        attention(n);
+        break;
+      case graph::op::glu:
+        y = in(n, 0);
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] = act(n.as<graph::glu_attributes>().act, y[i]) * in(n, 1)[i];
+        break;
+      case graph::op::add:
+        y = in(n, 0);
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] += in(n, 1)[i];
+        break;
+      case graph::op::scale:
+        y = in(n, 0);
+        for (double& e : y) e *= static_cast<double>(n.as<graph::scale_attributes>().factor);
+        break;
+      case graph::op::select_outputs:
+        for (std::int32_t r : output_rows_)
+          y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(r) * cols),
+                   in(n, 0).begin() + static_cast<std::ptrdiff_t>((static_cast<std::size_t>(r) + 1) * cols));
+        break;
+      case graph::op::moe_ffn:
+        moe(n);
+        break;
+      default:
+        throw std::logic_error("reference_graph: operation without a meaning here");
+    }
+  }
+
+  const graph::graph& g_;
+  std::vector<matrix> weights_;
+  std::vector<matrix> values_;
+  std::span<const std::int32_t> ids_, output_rows_;
+};
+
+}  // namespace flywheel::test
