@@ -1,0 +1,284 @@
+#include "src/model/kv_cache.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/failing_new.hpp"
+
+namespace flywheel::detail {
+namespace {
+
+using test::fail_allocations;
+using test::failing_resource;
+
+constexpr kv_layout layout{3, 2, 8};
+constexpr std::size_t page = 2 * 2 * 8 * 64 * sizeof(float);  // one layer, f32
+
+/// Writes a mark into the rows of a position in every layer, where a kernel would: K transposed, V row by row.
+template <class F>
+void each_element(kv_cache& cache, std::int64_t position, F&& element) {
+  for (std::int32_t layer = 0; layer < layout.n_layers; ++layer) {
+    float* p = reinterpret_cast<float*>(cache.pages(layer)[position / 64]);
+    const std::int64_t row = position % 64;
+    std::uint32_t index = 0;
+    for (std::int64_t i = 0; i < 2 * 8; ++i) element(p[i * 64 + row], layer, index++);
+    p += 2 * 8 * 64;
+    for (std::int64_t head = 0; head < 2; ++head)
+      for (std::int64_t i = 0; i < 8; ++i) element(p[(head * 64 + row) * 8 + i], layer, index++);
+  }
+}
+
+float mark(std::int64_t position, std::int32_t layer, std::uint32_t index, int salt) {
+  return static_cast<float>(position * 1000 + layer * 100 + static_cast<std::int64_t>(index)) +
+         0.25F * static_cast<float>(salt);
+}
+
+void append(kv_cache& cache, std::int64_t count, int salt) {
+  const std::int64_t begin = cache.size();
+  REQUIRE(cache.reserve(begin + count));
+  for (std::int64_t p = begin; p < begin + count; ++p)
+    each_element(cache, p, [&](float& e, std::int32_t layer, std::uint32_t i) { e = mark(p, layer, i, salt); });
+  cache.advance(begin + count);
+}
+
+/// Positions [begin, end) carry the marks of `salt`.
+bool holds(kv_cache& cache, std::int64_t begin, std::int64_t end, int salt) {
+  bool same = end <= cache.size();
+  for (std::int64_t p = begin; same && p < end; ++p)
+    each_element(cache, p,
+                 [&](float& e, std::int32_t layer, std::uint32_t i) { same &= e == mark(p, layer, i, salt); });
+  return same;
+}
+
+kv_cache make(std::pmr::memory_resource* memory = nullptr) {
+  return std::move(kv_cache::create(layout, dtype::f32, memory)).value();
+}
+
+TEST_CASE("pages appear on demand, keep their place and go on truncation", "[kv_cache]") {
+  failing_resource memory;
+  {
+    kv_cache cache = make(&memory);
+    CHECK(cache.bytes() == 0);
+    append(cache, 1, 1);
+    CHECK(memory.live_blocks == 1);
+    append(cache, 63, 1);
+    CHECK(memory.live_blocks == 1);
+    const void* first = cache.pages(2)[0];
+    append(cache, 1, 1);
+    CHECK(memory.live_blocks == 2);
+    append(cache, 2000, 1);
+    CHECK(memory.live_blocks == 33);
+    CHECK(cache.pages(2)[0] == first);
+    CHECK(holds(cache, 0, 2065, 1));
+    CHECK(cache.bytes() == *kv_cache::bytes_for(layout, dtype::f32, 2065));
+    CHECK(cache.bytes() == static_cast<std::size_t>(memory.live_bytes) + 3 * 64 * sizeof(void*));
+    for (std::int32_t layer = 0; layer < 3; ++layer)
+      for (std::int64_t i = 0; i < 33; ++i) CHECK(reinterpret_cast<std::uintptr_t>(cache.pages(layer)[i]) % 64 == 0);
+
+    cache.truncate(128);
+    CHECK(memory.live_blocks == 2);
+    cache.truncate(500);  // does not lengthen
+    CHECK(cache.size() == 128);
+    cache.truncate(100);
+    CHECK(memory.live_blocks == 2);
+    CHECK(holds(cache, 0, 100, 1));
+    append(cache, 70, 2);
+    CHECK(holds(cache, 0, 100, 1));
+    CHECK(holds(cache, 100, 170, 2));
+    cache.truncate(0);
+    CHECK(memory.live_blocks == 0);
+
+    // Reserved and never written: given back by a truncation to the same length.
+    append(cache, 10, 3);
+    REQUIRE(cache.reserve(1000));
+    CHECK(memory.live_blocks == 16);
+    cache.truncate(10);
+    CHECK(memory.live_blocks == 1);
+    CHECK(holds(cache, 0, 10, 3));
+  }
+  CHECK(memory.live_bytes == 0);
+}
+
+TEST_CASE("fresh rows are zero, so that masked rows are numbers", "[kv_cache]") {
+  kv_cache cache = make();
+  REQUIRE(cache.reserve(64));
+  bool zero = true;
+  for (std::int32_t layer = 0; layer < 3; ++layer)
+    for (std::size_t i = 0; i < page; ++i) zero &= cache.pages(layer)[0][i] == std::byte{0};
+  CHECK(zero);
+}
+
+TEST_CASE("forks share full pages and copy the partly filled one when they write", "[kv_cache]") {
+  failing_resource memory;
+  {
+    kv_cache a = make(&memory);
+    append(a, 150, 1);
+    CHECK(memory.live_blocks == 3);
+    kv_cache b = std::move(a.fork()).value();
+    CHECK(memory.live_blocks == 3);
+    CHECK(b.bytes() == a.bytes());
+    append(b, 1, 2);  // copies the third block
+    CHECK(memory.live_blocks == 4);
+    append(a, 5, 3);  // alone with its block again: no copy
+    CHECK(memory.live_blocks == 4);
+    CHECK(holds(a, 0, 150, 1));
+    CHECK(holds(a, 150, 155, 3));
+    CHECK(holds(b, 0, 150, 1));
+    CHECK(holds(b, 150, 151, 2));
+    CHECK(a.pages(0)[1] == b.pages(0)[1]);
+    CHECK(a.pages(0)[2] != b.pages(0)[2]);
+
+    kv_cache c = std::move(b.fork()).value();
+    c.truncate(30);  // now its last page is one that the others have filled
+    append(c, 50, 4);
+    CHECK(holds(c, 0, 30, 1));
+    CHECK(holds(c, 30, 80, 4));
+    CHECK(holds(a, 0, 150, 1));
+    CHECK(holds(b, 0, 150, 1));
+
+    b = std::move(c);
+    CHECK(holds(b, 30, 80, 4));
+    kv_cache d = std::move(a.fork()).value();
+    a.truncate(0);
+    CHECK(holds(d, 0, 150, 1));
+    append(a, 10, 5);
+    CHECK(holds(d, 150, 155, 3));
+
+    // A page that was reserved and not filled is nobody else's.
+    kv_cache e = make(&memory);
+    append(e, 64, 6);
+    REQUIRE(e.reserve(128));
+    kv_cache f = std::move(e.fork()).value();
+    append(f, 3, 7);
+    append(e, 3, 8);
+    CHECK(holds(f, 64, 67, 7));
+    CHECK(holds(e, 64, 67, 8));
+  }
+  CHECK(memory.live_bytes == 0);
+}
+
+TEST_CASE("forks on other threads do not disturb each other", "[kv_cache]") {
+  kv_cache root = make();
+  append(root, 90, 1);
+  std::vector<kv_cache> forks;
+  for (int i = 0; i < 4; ++i) forks.push_back(std::move(root.fork()).value());
+  std::vector<std::thread> threads;
+  std::vector<int> good(forks.size());
+  for (std::size_t i = 0; i < forks.size(); ++i)
+    threads.emplace_back([&, i] {
+      const int salt = static_cast<int>(i) + 2;
+      kv_cache mine = std::move(forks[i]);
+      bool same = true;
+      for (int round = 0; round < 20; ++round) {
+        mine.truncate(70);
+        if (!mine.reserve(200)) return;
+        for (std::int64_t p = 70; p < 200; ++p)
+          each_element(mine, p, [&](float& e, std::int32_t l, std::uint32_t k) { e = mark(p, l, k, salt); });
+        mine.advance(200);
+        same &= holds(mine, 0, 70, 1) && holds(mine, 70, 200, salt);
+      }
+      good[i] = same;
+    });
+  root.truncate(0);  // lets go while the others copy
+  for (std::thread& t : threads) t.join();
+  CHECK(good == std::vector<int>{1, 1, 1, 1});
+}
+
+TEST_CASE("running out of memory leaves the cache as it was", "[kv_cache]") {
+  failing_resource memory;
+  kv_cache cache = make(&memory);
+  append(cache, 100, 1);
+  const kv_cache fork = std::move(cache.fork()).value();
+  const std::size_t bytes = cache.bytes();
+  // 100 -> 1000 needs a copy of the shared block, which may stay when the rest fails, and 14 new ones.
+  for (std::int64_t n = 0; n < 14; ++n) {
+    memory.allocations_left = n;
+    const result<void> r = cache.reserve(1000);
+    REQUIRE(!r);
+    CHECK(r.error().code == errc::out_of_memory);
+    CHECK(cache.size() == 100);
+    CHECK(cache.bytes() >= bytes);  // the page table may have grown
+    CHECK(holds(cache, 0, 100, 1));
+  }
+  CHECK(memory.live_blocks == 3);
+  memory.allocations_left = -1;
+  append(cache, 900, 2);
+  CHECK(holds(cache, 0, 100, 1));
+  CHECK(holds(cache, 100, 1000, 2));
+
+  std::uint64_t failures = 0;
+  for (std::uint64_t n = 0;; ++n) {
+    kv_cache small = make();
+    append(small, 10, 1);
+    bool done = false;
+    {
+      const fail_allocations guard(n);
+      const result<kv_cache> copy = small.fork();
+      const result<void> grown = small.reserve(700);
+      failures += !copy;
+      failures += !grown;
+      done = copy && grown;
+    }
+    CHECK(small.size() == 10);
+    CHECK(holds(small, 0, 10, 1));
+    if (done) break;
+  }
+  CHECK(failures > 10);
+}
+
+TEST_CASE("sizes are checked", "[kv_cache]") {
+  CHECK(kv_cache::create(layout, dtype::q8_0).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create({0, 1, 8}, dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create({1, -1, 8}, dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create({INT32_MAX, INT32_MAX, INT32_MAX}, dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::bytes_for({1 << 20, 1 << 20, 1 << 10}, dtype::f16, INT64_MAX / 2).error().code ==
+        errc::out_of_memory);
+  CHECK(*kv_cache::bytes_for(layout, dtype::f32, 0) == 0);
+  CHECK(*kv_cache::bytes_for(layout, dtype::f32, 64) == 3 * page + 3 * 8 * sizeof(void*));
+  CHECK(*kv_cache::bytes_for(layout, dtype::f16, 65) == 3 * page + 3 * 8 * sizeof(void*));
+}
+
+TEST_CASE("the pieces of a file hold the filled rows and nothing else", "[kv_cache]") {
+  for (const std::int64_t n : {0, 1, 63, 64, 65, 200}) {
+    CAPTURE(n);
+    kv_cache a = make();
+    append(a, n, 1);
+    append(a, 7, 9);
+    a.truncate(n);  // rows that were forgotten must not reach the file
+    std::vector<std::byte> bytes;
+    REQUIRE(a.visit([&](std::span<const std::byte> piece) -> result<void> {
+      bytes.insert(bytes.end(), piece.begin(), piece.end());
+      return {};
+    }));
+    CHECK(bytes.size() == static_cast<std::size_t>(n) * a.bytes_per_position());
+    for (std::size_t i = 0; i + 4 <= bytes.size(); i += 4) {
+      float e = 0;
+      std::memcpy(&e, &bytes[i], 4);
+      if (std::fmod(e, 1.0F) != 0.25F) FAIL_CHECK("a row of another salt at " << i);
+    }
+    kv_cache b = make();
+    REQUIRE(b.reserve(n));
+    b.advance(n);
+    std::size_t at = 0;
+    REQUIRE(b.visit_writable([&](std::span<std::byte> piece) -> result<void> {
+      std::memcpy(piece.data(), bytes.data() + at, piece.size());
+      at += piece.size();
+      return {};
+    }));
+    CHECK(holds(b, 0, n, 1));
+  }
+  kv_cache a = make();
+  append(a, 100, 1);
+  int calls = 0;
+  const result<void> r = a.visit([&](std::span<const std::byte>) -> result<void> {
+    if (++calls == 3) return error{errc::io, "disk full", {}};
+    return {};
+  });
+  CHECK((!r && calls == 3));
+}
+
+}  // namespace
+}  // namespace flywheel::detail
