@@ -6,6 +6,7 @@
 
 #include "flywheel/model/model.hpp"
 #include "src/model/engine.hpp"
+#include "src/model/session_sizes.hpp"
 
 namespace flywheel::inline v0 {
 
