@@ -70,13 +70,14 @@ std::string unlikely_name(const void* salt, unsigned attempt) {
 result<output_file> output_file::create(const std::filesystem::path& path) {
   output_file file;
   file.path_ = path;
+  file.folder_ = path.parent_path();
   file.where_ = path.string();
   std::error_code ignored;
   if (path.filename().empty() || std::filesystem::is_directory(path, ignored))
     return error{errc::invalid_argument, "this is a folder, not the name of a file to write", file.where_};
   file.pending_.reserve(buffer_bytes);
   for (unsigned attempt = 0; file.handle_ < 0; ++attempt) {
-    file.temporary_ = path.parent_path() / unlikely_name(&file, attempt);
+    file.temporary_ = file.folder_ / unlikely_name(&file, attempt);
     file.handle_ = open_new(file.temporary_);
     const int code = errno;
     if (file.handle_ >= 0) break;
@@ -89,6 +90,7 @@ result<output_file> output_file::create(const std::filesystem::path& path) {
 
 output_file::output_file(output_file&& other) noexcept
     : path_(std::move(other.path_)),
+      folder_(std::move(other.folder_)),
       temporary_(std::move(other.temporary_)),
       where_(std::move(other.where_)),
       pending_(std::move(other.pending_)),
@@ -99,6 +101,7 @@ output_file& output_file::operator=(output_file&& other) noexcept {
   if (this != &other) {
     discard();
     path_ = std::move(other.path_);
+    folder_ = std::move(other.folder_);
     temporary_ = std::move(other.temporary_);
     where_ = std::move(other.where_);
     pending_ = std::move(other.pending_);
@@ -170,7 +173,7 @@ result<void> output_file::commit() {
     std::filesystem::remove(temporary_, ignored);
     return error{errc::io, "cannot rename the temporary file: " + failure.message(), where_};
   }
-  sync_folder(path_.parent_path());
+  sync_folder(folder_);  // nothing may fail any more: the file is there
   return {};
 }
 

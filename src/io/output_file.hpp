@@ -41,6 +41,7 @@ class output_file {
   error refused(const char* what, int code);
 
   std::filesystem::path path_;
+  std::filesystem::path folder_;
   std::filesystem::path temporary_;
   std::string where_;
   std::vector<std::byte> pending_;
