@@ -1,0 +1,245 @@
+#include "src/model/graph_engine.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <type_traits>
+
+#include "flywheel/detail/try.hpp"
+#include "flywheel/device/device.hpp"
+#include "flywheel/graph/plan.hpp"
+#include "flywheel/graph/rewrite.hpp"
+#include "src/model/kv_cache.hpp"
+
+namespace flywheel::inline v0::detail {
+namespace {
+
+constexpr std::size_t graph_kinds = 2;  // graph_output::logits, graph_output::hidden
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/// A graph cut into parts, each compiled for its device. Never moves: parts point at the graph.
+struct compiled_graph {
+  graph::graph whole;
+  std::vector<device::placed_part> parts;
+  std::vector<std::unique_ptr<const device::executable>> executables;
+};
+
+/// The arena of one session: a plan per graph, and memory for the larger of them.
+class graph_workspace final : public workspace {
+ public:
+  [[nodiscard]] std::size_t bytes() const noexcept override { return memory.size(); }
+
+  std::array<graph::memory_plan, graph_kinds> plans;
+  std::size_t scratch_offset = 0;
+  std::int32_t n_batch = 0;
+  std::vector<std::byte* const*> pages;  ///< [layer], filled for each chunk
+  buffer memory;
+};
+
+/// Plans for n_batch tokens; everything but the memory itself.
+result<std::unique_ptr<graph_workspace>> plan_workspace(
+    const std::array<std::unique_ptr<compiled_graph>, graph_kinds>& graphs, std::int32_t n_batch) {
+  auto w = std::make_unique<graph_workspace>();
+  std::size_t arena = 0;
+  for (std::size_t i = 0; i < graph_kinds; ++i) {
+    FLYWHEEL_TRY(w->plans[i], graph::plan_memory(graphs[i]->whole, n_batch, n_batch));
+    arena = std::max(arena, w->plans[i].arena_bytes);
+  }
+  w->scratch_offset = aligned(arena);
+  w->n_batch = n_batch;
+  return w;
+}
+
+/// FNV-1a over what identifies a model: its metadata and its table of tensors.
+class digester {
+ public:
+  void add(const void* data, std::size_t size) {
+    const auto* bytes = static_cast<const unsigned char*>(data);
+    for (std::size_t i = 0; i < size; ++i) state_ = (state_ ^ bytes[i]) * 0x100000001b3ULL;
+  }
+  void add(std::string_view text) {
+    add_number(text.size());
+    add(text.data(), text.size());
+  }
+  void add_number(std::uint64_t n) { add(&n, sizeof n); }
+  [[nodiscard]] std::uint64_t value() const { return state_; }
+
+ private:
+  std::uint64_t state_ = 0xcbf29ce484222325ULL;
+};
+
+std::uint64_t digest_of(const io::archive& file) {
+  digester d;
+  for (const io::entry& e : file.metadata().entries()) {
+    d.add(e.key);
+    d.add_number(e.value.index());
+    std::visit(
+        [&](const auto& v) {
+          using T = std::decay_t<decltype(v)>;
+          if constexpr (std::is_arithmetic_v<T>)
+            d.add(&v, sizeof v);
+          else if constexpr (std::is_same_v<T, std::string>)
+            d.add(v);
+          else
+            d.add_number(
+                v.size());  // vocabularies of equal length and tensors of equal shape: the offsets tell them apart
+        },
+        e.value);
+  }
+  for (const io::tensor_info& t : file.tensors()) {
+    d.add(t.name);
+    d.add_number(static_cast<std::uint64_t>(t.type));
+    d.add_number(t.offset);
+    for (std::int64_t extent : t.dims.dims()) d.add_number(static_cast<std::uint64_t>(extent));
+  }
+  return d.value();
+}
+
+class graph_engine final : public engine {
+ public:
+  /// Everything that needs no tensor data.
+  result<void> build(const io::archive& file, const context& ctx) {
+    ctx_ = ctx;
+    FLYWHEEL_TRY(const std::string_view name, file.metadata().string("general.architecture"));
+    FLYWHEEL_TRY(const architecture* arch, find_architecture(name));
+    FLYWHEEL_TRY(parameters_, read_hyperparameters(file));
+    FLYWHEEL_TRY(cpu_, device::make_cpu_device(ctx.isa().selected));
+    const device::device* devices[] = {cpu_.get()};
+    for (std::size_t i = 0; i < graph_kinds; ++i) {
+      graphs_[i] = std::make_unique<compiled_graph>();
+      FLYWHEEL_TRY(graph::graph plain, arch->build(file, parameters_, static_cast<graph_output>(i)));
+      graphs_[i]->whole = graph::optimize(std::move(plain));
+      FLYWHEEL_CHECK(graph::validate(graphs_[i]->whole));
+      FLYWHEEL_TRY(graphs_[i]->parts, device::partition(graphs_[i]->whole, devices));
+    }
+    digest_ = digest_of(file);
+    return {};
+  }
+
+  /// The graph of logits uses every tensor that the graph of hidden states uses: its weights serve both.
+  [[nodiscard]] const compiled_graph& largest() const { return *graphs_[0]; }
+  [[nodiscard]] device::subgraph all_of(const compiled_graph& g) const {
+    device::subgraph all{&g.whole, {}};
+    for (const device::placed_part& p : g.parts)
+      all.nodes.insert(all.nodes.end(), p.part.nodes.begin(), p.part.nodes.end());
+    return all;
+  }
+  result<void> load(const io::archive& file, const control& control) {
+    FLYWHEEL_TRY(weights_, cpu_->load(all_of(largest()), file, ctx_.executor(), ctx_.memory(), control));
+    return compile();
+  }
+  result<void> measure(const io::archive& file) {
+    FLYWHEEL_TRY(weights_, cpu_->measure(all_of(largest()), file));
+    return compile();
+  }
+  result<void> compile() {
+    for (auto& g : graphs_)
+      for (const device::placed_part& p : g->parts) {
+        FLYWHEEL_TRY(auto executable, cpu_->compile(p.part, weights_));
+        g->executables.push_back(std::move(executable));
+      }
+    return {};
+  }
+
+  [[nodiscard]] const hyperparameters& parameters() const { return parameters_; }
+  [[nodiscard]] std::size_t weight_bytes() const { return weights_->bytes(); }
+
+  kv_layout kv() const override {
+    return {static_cast<std::int32_t>(parameters_.n_layers), static_cast<std::int32_t>(parameters_.n_kv_heads),
+            static_cast<std::int32_t>(parameters_.head_dim)};
+  }
+  std::int32_t n_vocab() const override { return static_cast<std::int32_t>(parameters_.n_vocab); }
+  std::int32_t n_embd() const override { return static_cast<std::int32_t>(parameters_.n_embd); }
+  std::int32_t n_ctx_train() const override {
+    return static_cast<std::int32_t>(std::min<std::int64_t>(parameters_.n_ctx_train, 0x7fffffff));
+  }
+  std::uint64_t digest() const override { return digest_; }
+
+  result<std::unique_ptr<workspace>> new_workspace(std::int32_t n_batch) const override {
+    return guarded([&]() -> result<std::unique_ptr<workspace>> {
+      FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
+      w->pages.resize(static_cast<std::size_t>(parameters_.n_layers));
+      FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + scratch_bytes(n_batch), ctx_.memory()));
+      return std::unique_ptr<workspace>(std::move(w));
+    });
+  }
+
+  std::size_t workspace_bytes(std::int32_t n_batch) const override {
+    const auto bytes = guarded([&]() -> result<std::size_t> {
+      FLYWHEEL_TRY(const auto w, plan_workspace(graphs_, n_batch));
+      return w->scratch_offset + scratch_bytes(n_batch);
+    });
+    return bytes ? *bytes : 0;
+  }
+
+  result<void> forward(const chunk& c, workspace& space, std::span<float> out) const override {
+    auto& w = static_cast<graph_workspace&>(space);
+    if (c.ids.empty() || c.ids.size() > static_cast<std::size_t>(w.n_batch))
+      return error{errc::invalid_argument, "a chunk holds between 1 and " + std::to_string(w.n_batch) + " tokens",
+                   "forward"};
+    const std::size_t kind = c.hidden ? 1 : 0;
+    const compiled_graph& g = *graphs_[kind];
+    if (out.size() < c.output_rows.size() * static_cast<std::size_t>(g.whole.at(g.whole.outputs[0]).cols))
+      return error{errc::invalid_argument, "the memory for the results is too small", "forward"};
+    for (std::size_t layer = 0; layer < w.pages.size(); ++layer)
+      w.pages[layer] = c.cache->pages(static_cast<std::int32_t>(layer));
+
+    const device::sequence_slice slice{static_cast<std::int64_t>(c.ids.size()), c.first_position, w.pages.data()};
+    float* const results[] = {out.data()};
+    device::bindings b;
+    b.ids = c.ids;
+    b.sequences = {&slice, 1};
+    b.output_rows = c.output_rows;
+    b.kv_type = c.cache->kv_type();
+    b.arena = w.memory.mutable_data();
+    b.offsets = w.plans[kind].offsets;
+    b.results = results;
+    b.scratch = b.arena + w.scratch_offset;
+    b.executor = &ctx_.executor();
+    b.stop = c.stop;
+    for (const auto& executable : g.executables) FLYWHEEL_CHECK(executable->run(b));
+    return {};
+  }
+
+ private:
+  [[nodiscard]] std::size_t scratch_bytes(std::int32_t n_batch) const {
+    std::size_t most = 0;
+    for (const auto& g : graphs_)
+      for (const auto& e : g->executables)
+        most = std::max(most, e->scratch_bytes(n_batch, n_batch, ctx_.executor().concurrency()));
+    return most;
+  }
+
+  context ctx_;
+  hyperparameters parameters_;
+  std::uint64_t digest_ = 0;
+  std::shared_ptr<const device::device> cpu_;
+  std::shared_ptr<const device::device_weights> weights_;
+  std::array<std::unique_ptr<compiled_graph>, graph_kinds> graphs_;
+};
+
+}  // namespace
+
+namespace {
+template <class Fill>
+result<loaded_engine> make_engine(const io::archive& file, const context& ctx, Fill&& fill) {
+  auto made = std::make_unique<graph_engine>();
+  FLYWHEEL_CHECK(made->build(file, ctx));
+  FLYWHEEL_CHECK(fill(*made));
+  loaded_engine out;
+  out.parameters = made->parameters();
+  out.weight_bytes = made->weight_bytes();
+  out.engine = std::move(made);
+  return out;
+}
+}  // namespace
+
+result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control) {
+  return make_engine(file, ctx, [&](graph_engine& e) { return e.load(file, control); });
+}
+
+result<loaded_engine> measure_engine(const io::archive& file, const context& ctx) {
+  return make_engine(file, ctx, [&](graph_engine& e) { return e.measure(file); });
+}
+
+}  // namespace flywheel::inline v0::detail
