@@ -1,0 +1,16 @@
+# The embedded model is what examples/requantize.cpp makes of the trained original, bit for bit.
+#   cmake -DPROGRAM=example-requantize -DORIGINAL=F16.gguf -DEMBEDDED=Q8_0.gguf -DWORK=FOLDER -P check_embedded_model.cmake
+if(NOT EXISTS "${ORIGINAL}")
+  message(STATUS "skipped: shared data not found: ${ORIGINAL}")
+  return()
+endif()
+set(made ${WORK}/requantized.gguf)
+execute_process(COMMAND ${PROGRAM} ${ORIGINAL} ${made} q8_0 RESULT_VARIABLE code)
+if(NOT code EQUAL 0)
+  message(FATAL_ERROR "requantize failed: ${code}")
+endif()
+execute_process(COMMAND ${CMAKE_COMMAND} -E compare_files ${made} ${EMBEDDED} RESULT_VARIABLE differ)
+file(REMOVE ${made})
+if(differ)
+  message(FATAL_ERROR "${EMBEDDED} is not what requantize makes of ${ORIGINAL}")
+endif()
