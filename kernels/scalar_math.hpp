@@ -2,7 +2,6 @@
 // functions are static: every translation unit has its own copy, compiled with its own flags.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 namespace flywheel::inline v0::kernels {
@@ -17,17 +16,23 @@ constexpr float exp_lowest = -104.0f;    // below: 0
 constexpr float exp_highest = 89.0f;     // above: infinity
 constexpr float round_magic = 12582912;  // 1.5 * 2^23: adding it rounds to the nearest integer
 
+/// std::bit_cast would leave weak symbols where it is not inlined.
+template <class To, class From>
+static inline To bits_as(const From& from) {
+  return __builtin_bit_cast(To, from);
+}
+
 static inline float exp_f32(float x) {
   x = x < exp_lowest ? exp_lowest : x;
   x = x > exp_highest ? exp_highest : x;
   const float shifted = x * exp_log2e + round_magic;
-  const std::int32_t n = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(round_magic);
+  const std::int32_t n = bits_as<std::int32_t>(shifted) - bits_as<std::int32_t>(round_magic);
   const float whole = shifted - round_magic;
   const float r = x - whole * exp_ln2_high - whole * exp_ln2_low;
   const float p = 1 + r + r * r * (exp_c[0] + r * (exp_c[1] + r * (exp_c[2] + r * (exp_c[3] + r * exp_c[4]))));
   // 2^n in two factors, both normal numbers, so that results may be denormal or infinite.
   const std::int32_t half = n >> 1;
-  return p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((n - half + 127) << 23);
+  return p * bits_as<float>((half + 127) << 23) * bits_as<float>((n - half + 127) << 23);
 }
 
 /// tanh from exp(-2 |x|): absolute error below 2e-7.
@@ -46,26 +51,26 @@ static inline float f16_to_f32(std::uint16_t half) {
   const std::uint32_t sign = (half & 0x8000u) << 16;
   const std::uint32_t magnitude = (half & 0x7fffu) << 13;
   // 2^112 moves the exponent's bias and makes denormals normal.
-  const float value = std::bit_cast<float>(magnitude) * 0x1p112f;
+  const float value = bits_as<float>(magnitude) * 0x1p112f;
   const std::uint32_t special = magnitude >= (0x7c00u << 13) ? 0x7f800000u : 0u;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | special | sign);
+  return bits_as<float>(bits_as<std::uint32_t>(value) | special | sign);
 }
 
-/// Round to nearest even; overflow to infinity; denormals kept; NaN becomes the quiet NaN 0x7e00 with its sign.
+/// Round to nearest even; overflow to infinity; denormals kept; NaN becomes quiet and keeps its payload's top bits.
 static inline std::uint16_t f32_to_f16_one(float x) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t bits = bits_as<std::uint32_t>(x);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
   const std::uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
   // Adding 0.5, whose last place is the f16 denormals' step 2^-24, rounds in hardware.
   const std::uint32_t denormal =
-      std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
+      bits_as<std::uint32_t>(bits_as<float>(magnitude) + 0.5f) - bits_as<std::uint32_t>(0.5f);
   std::uint32_t half = magnitude >= 0x38800000u ? normal : denormal;
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and more
-  half = magnitude > 0x7f800000u ? 0x7e00u : half;
+  half = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x1ffu) : half;
   return static_cast<std::uint16_t>(half | sign);
 }
 
-static inline float bf16_to_f32(std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); }
+static inline float bf16_to_f32(std::uint16_t half) { return bits_as<float>(std::uint32_t{half} << 16); }
 
 }  // namespace flywheel::inline v0::kernels

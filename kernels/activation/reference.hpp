@@ -1,0 +1,23 @@
+// Specification of the activation functions, in double.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+
+#include "flywheel/core/ops.hpp"
+
+namespace flywheel::inline v0::kernels::reference {
+
+inline double activate(activation kind, double x) {
+  switch (kind) {
+    case activation::silu:
+      return x / (1 + std::exp(-x));
+    case activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case activation::relu:
+      return x > 0 ? x : 0;
+  }
+  return 0;
+}
+
+}  // namespace flywheel::inline v0::kernels::reference

@@ -1,0 +1,154 @@
+// Product with f32 activations, for every cluster: y = x w in f32, weights either plain numbers, converted in the inner
+// loop, or blocks of any format, which the reference codec decodes panel chunk by panel chunk (they stay packed as in
+// the file).
+//
+// Include this in the one source file of a cluster only: everything is in an unnamed namespace, so that each cluster
+// has its own copy, compiled with its own instructions. `Simd` supplies
+//   panel_cols, tile_rows
+//   template <dtype W, int R> static void multiply_chunk(const float* x, const std::byte* w, std::int64_t length,
+//   float* sums,
+//                                                        std::size_t ahead)
+//     sums[r][c] += sum over k < length of x[k][r] * w[k][c], w of type W; may prefetch `ahead` bytes ahead of w
+//   static const float* to_f32(const std::byte* from, std::int64_t n, float* out)  (only for types without
+//   multiply_chunk)
+#pragma once
+
+#include <cstring>
+
+#include "flywheel/formats/formats.hpp"
+#include "kernels/matmul/matmul.hpp"
+#include "kernels/matmul/tile_store.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+/// Sums run over this many products each and are then added up in order: a fixed order whatever the tiling, and a
+/// smaller rounding error than one long sum.
+constexpr std::int64_t f32_chunk = 256;
+/// Rows that share one decoding of a chunk; a multiple of all tile_rows.
+constexpr std::int64_t f32_row_group = 192;
+
+/// Panel: chunk after chunk of up to 256 elements of K. A chunk of a plain type is [k][panel_cols], that of a block
+/// format the file's blocks, [panel_cols][blocks].
+template <dtype Weight, class Simd>
+struct f32_product {
+  static constexpr dtype_info facts = *info(Weight);
+  static constexpr bool plain = facts.block_elements == 1;
+  static constexpr bool direct = Weight == dtype::f32 || Weight == dtype::f16 || Weight == dtype::bf16;
+  static constexpr std::int64_t panel_cols = Simd::panel_cols;
+  static constexpr std::int64_t tile_rows = Simd::tile_rows;
+  static_assert(f32_row_group % tile_rows == 0 && f32_chunk % facts.block_elements == 0);
+
+  static std::size_t bytes_of(std::int64_t elements) {
+    return static_cast<std::size_t>(elements) / facts.block_elements * facts.block_bytes;
+  }
+
+  static std::size_t panel_bytes(std::int64_t k) { return round_up_64(bytes_of(k) * panel_cols); }
+
+  static void pack(const std::byte* rows, std::size_t row_stride, std::int32_t cols, std::int64_t k, std::byte* panel) {
+    for (std::int64_t k0 = 0; k0 < k; k0 += f32_chunk) {
+      const std::int64_t length = least(f32_chunk, k - k0);
+      const std::size_t size = bytes_of(length);
+      for (std::int64_t c = 0; c < panel_cols; ++c) {
+        const std::byte* from = rows + static_cast<std::size_t>(c) * row_stride + bytes_of(k0);
+        if constexpr (plain) {
+          std::byte* to = panel + c * facts.block_bytes;
+          for (std::int64_t i = 0; i < length; ++i, to += panel_cols * facts.block_bytes)
+            if (c < cols)
+              std::memcpy(to, from + i * facts.block_bytes, facts.block_bytes);
+            else
+              std::memset(to, 0, facts.block_bytes);
+        } else if (c < cols) {
+          std::memcpy(panel + static_cast<std::size_t>(c) * size, from, size);
+        } else {
+          // Whatever a block of zero bytes decodes to: such columns are never stored.
+          std::memset(panel + static_cast<std::size_t>(c) * size, 0, size);
+        }
+      }
+      panel += size * panel_cols;
+    }
+  }
+
+  /// One chunk of a panel as f32 [length][panel_cols]; `tile` and `column` are room for it.
+  static const std::byte* decode(const std::byte* from, std::int64_t length, formats::decode_fn decoder, float* tile,
+                                 float* column) {
+    if constexpr (plain) {
+      decoder(from, length * panel_cols, tile);
+    } else {
+      for (std::int64_t c = 0; c < panel_cols; ++c, from += bytes_of(length)) {
+        decoder(from, length, column);
+        for (std::int64_t i = 0; i < length; ++i) tile[i * panel_cols + c] = column[i];
+      }
+    }
+    return reinterpret_cast<const std::byte*>(tile);
+  }
+
+  /// Tiles of tile_rows rows, [k][tile_rows]; the last one has the rows that are left, [k][rows].
+  static std::size_t prepared_bytes(std::int64_t m, std::int64_t k) {
+    return round_up_64(static_cast<std::size_t>(m * k) * sizeof(float));
+  }
+
+  static void prepare(const float* x, std::int64_t x_stride, std::int64_t row_begin, std::int64_t row_end,
+                      std::int64_t k, std::byte* out) {
+    for (std::int64_t row = row_begin; row < row_end; row += tile_rows) {
+      float* tile = reinterpret_cast<float*>(out) + row * k;
+      const std::int64_t rows = least(tile_rows, row_end - row);
+      if (rows == 1) {
+        std::memcpy(tile, x + row * x_stride, static_cast<std::size_t>(k) * sizeof(float));
+        continue;
+      }
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t i = 0; i < k; ++i) tile[i * rows + r] = x[(row + r) * x_stride + i];
+    }
+  }
+
+  static void run(const matmul_args& args) {
+    alignas(64) float sums[f32_row_group * panel_cols];
+    alignas(64) float tile[direct ? 1 : f32_chunk * panel_cols];
+    float column[plain ? 1 : f32_chunk];
+    const formats::decode_fn decoder = direct ? nullptr : formats::find_decoder(Weight);
+    const float* prepared = reinterpret_cast<const float*>(args.prepared);
+    const std::byte* panel = args.panels;
+    for (std::int64_t col = 0; col < args.n; col += panel_cols, panel += panel_bytes(args.k))
+      for (std::int64_t begin = args.row_begin; begin < args.row_end; begin += f32_row_group) {
+        const std::int64_t end = least(begin + f32_row_group, args.row_end);
+        std::memset(sums, 0, static_cast<std::size_t>((end - begin) * panel_cols) * sizeof(float));
+        for (std::int64_t k0 = 0; k0 < args.k; k0 += f32_chunk) {
+          const std::int64_t length = least(f32_chunk, args.k - k0);
+          const std::byte* w = panel + bytes_of(k0) * panel_cols;
+          std::size_t ahead = direct ? prefetch_ahead : 0;
+          if constexpr (!direct) w = decode(w, length, decoder, tile, column);
+          for (std::int64_t row = begin; row < end; row += tile_rows, ahead = 0) {
+            const std::int64_t rows = least(tile_rows, end - row);
+            const float* x = prepared + row * args.k + k0 * rows;
+            multiply_rows(rows, x, w, length, sums + (row - begin) * panel_cols, ahead);
+          }
+        }
+        store_tile<panel_cols>(args, begin, end, col, sums);
+      }
+  }
+
+  static void multiply_rows(std::int64_t rows, const float* x, const std::byte* w, std::int64_t length, float* sums,
+                            std::size_t ahead) {
+    constexpr dtype type = direct ? Weight : dtype::f32;
+    switch (rows) {
+      case 1:
+        return Simd::template multiply_chunk<type, 1>(x, w, length, sums, ahead);
+      case 2:
+        return Simd::template multiply_chunk<type, 2>(x, w, length, sums, ahead);
+      case 3:
+        return Simd::template multiply_chunk<type, 3>(x, w, length, sums, ahead);
+      case 4:
+        return Simd::template multiply_chunk<type, 4>(x, w, length, sums, ahead);
+      default:
+        break;
+    }
+    if constexpr (tile_rows > 4) {
+      if (rows == 5) return Simd::template multiply_chunk<type, 5>(x, w, length, sums, ahead);
+      return Simd::template multiply_chunk<type, 6>(x, w, length, sums, ahead);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,102 @@
+// The inner loop of products with int8 activations where the instruction set has a four-way dot product of unsigned by
+// signed bytes into 32 bits (VNNI). Include after one simd_*.hpp that has dot4.
+#pragma once
+
+#include "kernels/matmul/q_product.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+/// Six rows by two vectors of columns: 12 int32 and 12 f32 accumulators, the weights and one broadcast fit 32
+/// registers.
+template <class S>
+struct dot4_tiles {
+  using V = typename S::floats;
+  using W = typename S::bytes;
+  static constexpr std::int64_t tile_rows = 6;
+
+  /// Steps Step .. End - 1: acc[r][v] += four products each.
+  template <class Panel, int R, int Step, int End>
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2]) {
+    if constexpr (Step < End) {
+      const W w0 = Panel::codes::template at<Step>(codes, 0);
+      const W w1 = Panel::codes::template at<Step>(codes, 1);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const W a = S::set1_word(q[Step * R + r]);
+        acc[r][0] = S::dot4(acc[r][0], w0, a);
+        acc[r][1] = S::dot4(acc[r][1], w1, a);
+      }
+      steps<Panel, R, Step + 1, End>(codes, q, acc);
+    }
+  }
+
+  template <class Panel, int R>
+  static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
+    using scales = typename Panel::scales;
+    constexpr int halves = Panel::halves;
+    constexpr int steps_of_half = 8 / halves;
+    V f[R][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) f[r][0] = f[r][1] = S::zero();
+    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
+      for (std::size_t line = 0; line < scales::bytes; line += 64) S::prefetch(panel + ahead + line);
+      const std::byte* codes = panel + scales::bytes;
+      for (int block = 0; block < Panel::blocks; ++block, codes += Panel::codes::bytes) {
+        for (std::size_t line = 0; line < Panel::codes::bytes; line += 64) S::prefetch(codes + ahead + line);
+        const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
+        const float* const scale = reinterpret_cast<const float*>(x) + halves * R;
+        const std::int32_t* const q = sum + (halves + 1) * R;
+        V t[R][2];  // the block's sum in units of the activations' scale
+#pragma GCC unroll 2
+        for (int half = 0; half < halves; ++half) {
+          W acc[R][2];
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start<Panel>(sum[half * R + r]);
+          if (half == 0)
+            steps<Panel, R, 0, steps_of_half>(codes, q, acc);
+          else
+            steps<Panel, R, steps_of_half, 8>(codes, q, acc);
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) {
+            const V d = scales::scale(panel, block * halves + half, v);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+              const V s = S::to_floats(acc[r][v]);
+              t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
+            }
+            if constexpr (scales::has_minimum) {
+              const V m = scales::minimum(panel, block * halves + half, v);
+#pragma GCC unroll 8
+              for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+            }
+          }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const V a = S::set1(scale[r]);
+          f[r][0] = S::fma(t[r][0], a, f[r][0]);
+          f[r][1] = S::fma(t[r][1], a, f[r][1]);
+        }
+        x += ((halves + 1) * 4 + 32) * R;
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      S::store(sums + r * Panel::cols, f[r][0]);
+      S::store(sums + r * Panel::cols + S::width, f[r][1]);
+    }
+  }
+
+  /// -zero * sum(q), from -8 * sum(q).
+  template <class Panel>
+  static W start(std::int32_t sum) {
+    if constexpr (Panel::zero == 0)
+      return S::set1_word(0);
+    else
+      return S::template scale_word<Panel::zero>(S::set1_word(sum));
+  }
+};
+
+}  // namespace
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,300 @@
+// Panels of block-quantized weights for products with int8 activations, over `simd` vectors. Include after one
+// simd_*.hpp.
+//
+// A panel is `panel_cols` = 2 vectors of columns wide (a vector holds four consecutive k of width columns) and runs
+// along K in units of one file block: a header with the scales of all columns, then for each 32 of K the codes. One
+// step is four consecutive k, so 32 of K are steps 0-7, each of two vectors v = 0, 1.
+//
+//   scales (header)                            codes of 32 k (vectors of `bytes`)
+//   f16_scales      f16 d[cols]                nibbles      [4][2]: low nibbles step 2j, high nibbles step 2j + 1
+//   f16_minima      f16 d[cols], m[cols]       + fifth bit  [2]: bit s of a byte belongs to step s
+//   e8m0_scales     u8 e[cols]                 + two bits   [2][2]: bits 2 (s % 4) of vector s / 4 belong to step s
+//   k_scales        f16 d[cols], i8 s[n][cols] two bits     [2][2]: the same
+//   k_minima        f16 d, m; u8 s[8], m[8]    + third bit  [2]: bit s of a byte belongs to step s
+//   k_nibbles       f16 d, m; u8 sm[16]        bytes        [8][2]
+//
+// Sizes equal the file's but for Q4_K, Q5_K, IQ4_XS (2.8%, 2.3%, 1.5% more) and Q3_K (3.6% more), whose sub-block
+// scales are unpacked to bytes.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/matmul/file_blocks.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+/// Levels as unsigned bytes: value + 128 for IQ4_NL and IQ4_XS, value + 16 for MXFP4.
+alignas(16) constexpr std::uint8_t iq4_levels_128[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                                         129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) constexpr std::uint8_t fp4_levels_16[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
+
+// ---- Codes. `at<step>(p, v)`: vector v of a step as unsigned bytes. `put`: from words[step][column], four codes each.
+
+template <class S>
+struct code_bytes {
+  static constexpr std::size_t vector = sizeof(typename S::bytes);
+  static constexpr int cols = 2 * S::width;
+  using words = std::uint32_t[8][cols];
+};
+
+template <class S>
+struct nibbles : code_bytes<S> {
+  using typename code_bytes<S>::words;
+  using code_bytes<S>::vector;
+  using code_bytes<S>::cols;
+  static constexpr std::size_t bytes = 8 * vector;
+
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    const auto packed = S::load_bytes(p + static_cast<std::size_t>(Step / 2 * 2 + v) * vector);
+    return S::and_bits(S::template shift<Step % 2 * 4>(packed), S::set1_byte(15));
+  }
+  static void put(const words& w, std::byte* p) {
+    for (int j = 0; j < 4; ++j) {
+      std::uint32_t out[cols];
+      for (int c = 0; c < cols; ++c) out[c] = (w[2 * j][c] & 0x0f0f0f0f) | (w[2 * j + 1][c] & 0x0f0f0f0f) << 4;
+      std::memcpy(p + j * 2 * vector, out, sizeof out);
+    }
+  }
+};
+
+template <class S, const std::uint8_t* Table>
+struct level_nibbles : nibbles<S> {
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    return S::look_up(Table, nibbles<S>::template at<Step>(p, v));
+  }
+};
+
+/// One more bit per code behind another layout: bit `Low` of the code.
+template <class S, class Lower, int Low>
+struct plus_one_bit : code_bytes<S> {
+  using typename code_bytes<S>::words;
+  using code_bytes<S>::vector;
+  using code_bytes<S>::cols;
+  static constexpr std::size_t bytes = Lower::bytes + 2 * vector;
+
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    const auto bits = S::load_bytes(p + Lower::bytes + static_cast<std::size_t>(v) * vector);
+    return S::merge(Lower::template at<Step>(p, v), S::template shift<Step - Low>(bits), S::set1_byte(1 << Low));
+  }
+  static void put(const words& w, std::byte* p) {
+    Lower::put(w, p);
+    std::uint32_t out[cols] = {};
+    for (int s = 0; s < 8; ++s)
+      for (int c = 0; c < cols; ++c) out[c] |= (w[s][c] >> Low & 0x01010101) << s;
+    std::memcpy(p + Lower::bytes, out, sizeof out);
+  }
+};
+
+/// Bits Low and Low + 1 of the codes, [2][2] vectors.
+template <class S, int Low>
+struct two_bits : code_bytes<S> {
+  using typename code_bytes<S>::words;
+  using code_bytes<S>::vector;
+  using code_bytes<S>::cols;
+  static constexpr std::size_t bytes = 4 * vector;
+
+  /// In place, with other bits around them.
+  template <int Step>
+  static typename S::bytes raw(const std::byte* p, int v) {
+    return S::template shift<Step % 4 * 2 - Low>(
+        S::load_bytes(p + static_cast<std::size_t>(Step / 4 * 2 + v) * vector));
+  }
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    return S::and_bits(raw<Step>(p, v), S::set1_byte(3 << Low));
+  }
+  static void put(const words& w, std::byte* p) {
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t out[cols] = {};
+      for (int s = 0; s < 4; ++s)
+        for (int c = 0; c < cols; ++c) out[c] |= (w[4 * half + s][c] >> Low & 0x03030303) << (2 * s);
+      std::memcpy(p + half * 2 * vector, out, sizeof out);
+    }
+  }
+};
+
+template <class S>
+struct six_bits : code_bytes<S> {
+  using typename code_bytes<S>::words;
+  static constexpr std::size_t bytes = nibbles<S>::bytes + two_bits<S, 4>::bytes;
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    return S::merge(nibbles<S>::template at<Step>(p, v), two_bits<S, 4>::template raw<Step>(p + nibbles<S>::bytes, v),
+                    S::set1_byte(3 << 4));
+  }
+  static void put(const words& w, std::byte* p) {
+    nibbles<S>::put(w, p);
+    two_bits<S, 4>::put(w, p + nibbles<S>::bytes);
+  }
+};
+
+template <class S>
+struct whole_bytes : code_bytes<S> {
+  using typename code_bytes<S>::words;
+  using code_bytes<S>::vector;
+  static constexpr std::size_t bytes = 16 * vector;
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    return S::load_bytes(p + static_cast<std::size_t>(2 * Step + v) * vector);
+  }
+  static void put(const words& w, std::byte* p) { std::memcpy(p, w, sizeof w); }
+};
+
+// ---- Scales. `scale(header, sub, v)`: of sub-block `sub` for vector v of columns. `minimum`: what must be multiplied
+// with -8 * sum(a) and added, that is minimum / 8.
+
+template <class S>
+struct scale_base {
+  using V = typename S::floats;
+  static constexpr int cols = 2 * S::width;
+  static constexpr bool has_minimum = false;
+  static V f16(const std::byte* p, int v) { return S::load_f16(p + v * S::width * 2); }
+  static void put_u16(std::byte* p, int c, std::uint16_t x) { std::memcpy(p + 2 * c, &x, 2); }
+};
+
+template <class S>
+struct f16_scales : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t bytes = 2 * cols;
+  static auto scale(const std::byte* h, int, int v) { return scale_base<S>::f16(h, v); }
+  static void put(std::byte* h, int c, const block_parts& parts) { scale_base<S>::put_u16(h, c, parts.d); }
+};
+
+template <class S>
+struct f16_minima : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t bytes = 4 * cols;
+  static constexpr bool has_minimum = true;
+  static auto scale(const std::byte* h, int, int v) { return scale_base<S>::f16(h, v); }
+  static auto minimum(const std::byte* h, int, int v) {  // the formats add m
+    return S::mul(scale_base<S>::f16(h + 2 * cols, v), S::set1(-0.125f));
+  }
+  static void put(std::byte* h, int c, const block_parts& parts) {
+    scale_base<S>::put_u16(h, c, parts.d);
+    scale_base<S>::put_u16(h + 2 * cols, c, parts.m);
+  }
+};
+
+template <class S>
+struct e8m0_scales : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t bytes = cols;
+  static auto scale(const std::byte* h, int, int v) { return S::load_e8m0(h + v * S::width); }
+  static void put(std::byte* h, int c, const block_parts& parts) { h[c] = static_cast<std::byte>(parts.d); }
+};
+
+template <class S, int N>
+struct k_scales : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t bytes = 2 * cols + N * cols;
+  static auto scale(const std::byte* h, int sub, int v) {
+    return S::mul(scale_base<S>::f16(h, v), S::load_i8(h + 2 * cols + sub * cols + v * S::width));
+  }
+  static void put(std::byte* h, int c, const block_parts& parts) {
+    scale_base<S>::put_u16(h, c, parts.d);
+    for (int j = 0; j < N; ++j) h[2 * cols + j * cols + c] = static_cast<std::byte>(parts.scale[j]);
+  }
+};
+
+template <class S>
+struct k_minima : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t bytes = 4 * cols + 16 * cols;
+  static constexpr bool has_minimum = true;
+  static auto scale(const std::byte* h, int sub, int v) {
+    return S::mul(scale_base<S>::f16(h, v), S::load_u8(h + (4 + sub) * cols + v * S::width));
+  }
+  static auto minimum(const std::byte* h, int sub, int v) {
+    return S::mul(S::mul(scale_base<S>::f16(h + 2 * cols, v), S::set1(0.125f)),
+                  S::load_u8(h + (12 + sub) * cols + v * S::width));
+  }
+  static void put(std::byte* h, int c, const block_parts& parts) {
+    scale_base<S>::put_u16(h, c, parts.d);
+    scale_base<S>::put_u16(h + 2 * cols, c, parts.m);
+    for (int j = 0; j < 8; ++j) {
+      h[(4 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
+      h[(12 + j) * cols + c] = static_cast<std::byte>(parts.minimum[j]);
+    }
+  }
+};
+
+template <class S>
+struct k_nibbles : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t bytes = 4 * cols + 16 * cols;
+  static constexpr bool has_minimum = true;
+  static auto scale(const std::byte* h, int sub, int v) {
+    return S::mul(scale_base<S>::f16(h, v), S::load_u4(h + (4 + sub) * cols + v * S::width, false));
+  }
+  static auto minimum(const std::byte* h, int sub, int v) {
+    return S::mul(S::mul(scale_base<S>::f16(h + 2 * cols, v), S::set1(0.125f)),
+                  S::load_u4(h + (4 + sub) * cols + v * S::width, true));
+  }
+  static void put(std::byte* h, int c, const block_parts& parts) {
+    scale_base<S>::put_u16(h, c, parts.d);
+    scale_base<S>::put_u16(h + 2 * cols, c, parts.m);
+    for (int j = 0; j < 16; ++j) h[(4 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
+  }
+};
+
+// ---- Formats.
+
+/// Zero: the code that stands for 0, a power of two (0 with minima). Largest: of the codes. Halves: scales per 32 of K.
+template <dtype Weight, class S, class Codes, class Scales, int Zero, int Largest, int Halves = 1>
+struct q_panel {
+  using codes = Codes;
+  using scales = Scales;
+  static constexpr dtype weight = Weight;
+  static constexpr int zero = Zero;
+  static constexpr int largest = Largest;
+  static constexpr int halves = Halves;
+  static constexpr int cols = 2 * S::width;
+  static constexpr std::int64_t elements = info(Weight)->block_elements;  ///< Of K in a unit.
+  static constexpr int blocks = elements / 32;
+  static constexpr std::size_t unit_bytes = Scales::bytes + blocks * Codes::bytes;
+
+  /// Packs one unit from the blocks of `n` <= cols columns, stride bytes apart.
+  static void pack(const std::byte* from, std::size_t stride, int n, std::byte* unit) {
+    alignas(64) typename Codes::words words[blocks];
+    for (int c = 0; c < cols; ++c) {
+      block_parts parts;
+      if (c < n)
+        take_apart<Weight>(reinterpret_cast<file_bytes>(from + static_cast<std::size_t>(c) * stride), parts);
+      else
+        std::memset(&parts, 0, sizeof parts);
+      Scales::put(unit, c, parts);
+      for (int b = 0; b < blocks; ++b)
+        for (int s = 0; s < 8; ++s) std::memcpy(&words[b][s][c], parts.code + 32 * b + 4 * s, 4);
+    }
+    for (int b = 0; b < blocks; ++b) Codes::put(words[b], unit + Scales::bytes + b * Codes::bytes);
+  }
+};
+
+template <dtype Weight, class S>
+struct q_panel_of;
+#define FLYWHEEL_Q_PANEL(type, ...)                         \
+  template <class S>                                        \
+  struct q_panel_of<dtype::type, S> {                       \
+    using type_name = q_panel<dtype::type, S, __VA_ARGS__>; \
+  };
+FLYWHEEL_Q_PANEL(q4_0, nibbles<S>, f16_scales<S>, 8, 15)
+FLYWHEEL_Q_PANEL(q4_1, nibbles<S>, f16_minima<S>, 0, 15)
+FLYWHEEL_Q_PANEL(q5_0, plus_one_bit<S, nibbles<S>, 4>, f16_scales<S>, 16, 31)
+FLYWHEEL_Q_PANEL(q5_1, plus_one_bit<S, nibbles<S>, 4>, f16_minima<S>, 0, 31)
+FLYWHEEL_Q_PANEL(q8_0, whole_bytes<S>, f16_scales<S>, 128, 255)
+FLYWHEEL_Q_PANEL(iq4_nl, level_nibbles<S, iq4_levels_128>, f16_scales<S>, 128, 241)
+FLYWHEEL_Q_PANEL(mxfp4, level_nibbles<S, fp4_levels_16>, e8m0_scales<S>, 16, 28)
+FLYWHEEL_Q_PANEL(q4_k, nibbles<S>, k_minima<S>, 0, 15)
+FLYWHEEL_Q_PANEL(q5_k, plus_one_bit<S, nibbles<S>, 4>, k_minima<S>, 0, 31)
+FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales<S, 16>, 32, 63, 2)
+FLYWHEEL_Q_PANEL(iq4_xs, level_nibbles<S, iq4_levels_128>, k_scales<S, 8>, 128, 241)
+FLYWHEEL_Q_PANEL(q2_k, two_bits<S, 0>, k_nibbles<S>, 0, 3, 2)
+FLYWHEEL_Q_PANEL(q3_k, plus_one_bit<S, two_bits<S, 0>, 2>, k_scales<S, 16>, 4, 7, 2)
+#undef FLYWHEEL_Q_PANEL
+
+}  // namespace
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,41 @@
+// Specification of the products, in double:  y[i, j] = bias[j] + residual[i, j] + sum_k x[i, k] w[j, k]
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace flywheel::inline v0::kernels::reference {
+
+struct dot_result {
+  double value = 0;
+  double magnitude = 0;  ///< Sum of |x w|: what rounding errors are measured against.
+};
+
+inline dot_result dot(const float* x, const float* w, std::int64_t k) {
+  dot_result sum;
+  for (std::int64_t i = 0; i < k; ++i) {
+    const double product = static_cast<double>(x[i]) * static_cast<double>(w[i]);
+    sum.value += product;
+    sum.magnitude += std::fabs(product);
+  }
+  return sum;
+}
+
+/// How kernels with int8 activations see 32 numbers: q = round(x * 127 / max|x|), ties to even, times max|x| / 127;
+/// blocks below 1e-30 are zero, and a block with an infinity or NaN is NaN.
+inline void quantize_block32(const float* x, float* out) {
+  float peak = 0;
+  bool finite = true;
+  for (int i = 0; i < 32; ++i) {
+    finite = finite && std::isfinite(x[i]);
+    peak = std::fmax(peak, std::fabs(x[i]));
+  }
+  const float scale = finite ? peak / 127 : NAN;
+  const float inverse = 127 / peak;
+  for (int i = 0; i < 32; ++i) {
+    const double q = std::nearbyint(static_cast<double>(x[i]) * static_cast<double>(inverse));
+    out[i] = !finite ? NAN : peak < 1e-30f ? 0.0f : static_cast<float>(q * static_cast<double>(scale));
+  }
+}
+
+}  // namespace flywheel::inline v0::kernels::reference

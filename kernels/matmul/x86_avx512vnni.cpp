@@ -1,0 +1,31 @@
+#include "kernels/simd_avx512.hpp"
+//
+#include "kernels/declare.hpp"
+#include "kernels/matmul/f32_vector.hpp"
+#include "kernels/matmul/q_dot4.hpp"
+
+namespace flywheel::inline v0::kernels {
+
+#define FLYWHEEL_F32(type) \
+  FLYWHEEL_MATMUL_DEFINE(matmul_f32_##type##_6x32_x86_avx512vnni, f32_product<dtype::type, f32_tiles<simd>>)
+#define FLYWHEEL_Q8(activations, type)                                        \
+  FLYWHEEL_MATMUL_DEFINE(matmul_##activations##_##type##_6x32_x86_avx512vnni, \
+                         q_product<q_panel_of<dtype::type, simd>::type_name, dot4_tiles<simd>>)
+FLYWHEEL_F32(f32)
+FLYWHEEL_F32(f16)
+FLYWHEEL_F32(bf16)
+FLYWHEEL_Q8(q8_block32, q8_0)
+FLYWHEEL_Q8(q8_block32, q4_0)
+FLYWHEEL_Q8(q8_block32, q4_1)
+FLYWHEEL_Q8(q8_block32, q5_0)
+FLYWHEEL_Q8(q8_block32, q5_1)
+FLYWHEEL_Q8(q8_block32, iq4_nl)
+FLYWHEEL_Q8(q8_block32, mxfp4)
+FLYWHEEL_Q8(q8_block32, q4_k)
+FLYWHEEL_Q8(q8_block32, q5_k)
+FLYWHEEL_Q8(q8_block32, iq4_xs)
+FLYWHEEL_Q8(q8_block16, q6_k)
+FLYWHEEL_Q8(q8_block16, q2_k)
+FLYWHEEL_Q8(q8_block16, q3_k)
+
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,136 @@
+// AVX2 with FMA and F16C as the vector type `simd`; see simd_avx512.hpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+alignas(32) constexpr std::int32_t avx2_first[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+struct simd {
+  using floats = __m256;
+  using bytes = __m256i;
+  static constexpr int width = 8;
+  static constexpr int registers = 16;
+
+  static __m256i first(std::int64_t n) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(avx2_first + 8 - n));
+  }
+
+  static floats zero() { return _mm256_setzero_ps(); }
+  static floats set1(float x) { return _mm256_set1_ps(x); }
+  static floats load(const float* p) { return _mm256_loadu_ps(p); }
+  static floats load_part(const float* p, std::int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+  static void store(float* p, floats x) { _mm256_storeu_ps(p, x); }
+  static void store_part(float* p, std::int64_t n, floats x) { _mm256_maskstore_ps(p, first(n), x); }
+  static floats add(floats a, floats b) { return _mm256_add_ps(a, b); }
+  static floats sub(floats a, floats b) { return _mm256_sub_ps(a, b); }
+  static floats mul(floats a, floats b) { return _mm256_mul_ps(a, b); }
+  static floats div(floats a, floats b) { return _mm256_div_ps(a, b); }
+  static floats fma(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+  static floats fnma(floats a, floats b, floats c) { return _mm256_fnmadd_ps(a, b, c); }
+  static floats max(floats a, floats b) { return _mm256_max_ps(a, b); }
+  static floats min(floats a, floats b) { return _mm256_min_ps(a, b); }
+  static floats abs(floats x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+  static floats copy_sign(floats x, floats sign) {
+    const __m256 bit = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_and_ps(bit, sign), _mm256_andnot_ps(bit, x));
+  }
+  static floats scale_power(floats x, floats n) {
+    // In two factors, both normal numbers for |n| <= 252, so that results may be denormal or infinite.
+    const __m256i whole = _mm256_cvtps_epi32(n);
+    const __m256i half = _mm256_srai_epi32(whole, 1);
+    const __m256i bias = _mm256_set1_epi32(127);
+    const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high));
+  }
+  static floats swap_pairs(floats x) { return _mm256_permute_ps(x, 0xb1); }
+  static floats fma_add_sub(floats x, floats y, floats b) { return _mm256_fmaddsub_ps(x, y, b); }
+  static floats load_twice(const float* p) {
+    const __m256i index = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), index);
+  }
+  static float largest(floats x) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+  }
+  static float sum(floats x) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+  static floats load_f16(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+  static floats load_f16_part(const void* p, std::int64_t n) {
+    std::uint16_t halves[width] = {};
+    std::memcpy(halves, p, static_cast<std::size_t>(n) * 2);
+    return load_f16(halves);
+  }
+  static void store_f16(void* p, floats x) {
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void store_f16_part(void* p, std::int64_t n, floats x) {
+    std::uint16_t halves[width];
+    store_f16(halves, x);
+    std::memcpy(p, halves, static_cast<std::size_t>(n) * 2);
+  }
+  static floats load_bf16(const void* p) {
+    const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16));
+  }
+
+  static floats load_u8(const void* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+  }
+  static floats load_i8(const void* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+  }
+  static floats load_u4(const void* p, bool high) {
+    __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+    x = high ? _mm256_srli_epi32(x, 4) : _mm256_and_si256(x, _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(x);
+  }
+  static floats load_e8m0(const void* p) {
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+    return scale_power(_mm256_set1_ps(1.0f), _mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(128))));
+  }
+
+  static bytes load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static bytes set1_byte(int x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static bytes set1_word(std::int32_t x) { return _mm256_set1_epi32(x); }
+  static bytes and_bits(bytes a, bytes b) { return _mm256_and_si256(a, b); }
+  static bytes xor_bits(bytes a, bytes b) { return _mm256_xor_si256(a, b); }
+  static bytes merge(bytes a, bytes b, bytes mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
+  template <int N>
+  static bytes shift(bytes x) {
+    if constexpr (N > 0)
+      return _mm256_srli_epi16(x, N);
+    else if constexpr (N < 0)
+      return _mm256_slli_epi16(x, -N);
+    else
+      return x;
+  }
+  static bytes look_up(const std::uint8_t* table, bytes x) {
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return _mm256_shuffle_epi8(t, x);
+  }
+  template <int Factor>
+  static bytes scale_word(bytes x) {
+    if constexpr (Factor < 8)
+      return _mm256_srai_epi32(x, 1);
+    else
+      return _mm256_slli_epi32(x, __builtin_ctz(Factor / 8));
+  }
+  static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
+};
+
+}  // namespace
+}  // namespace flywheel::inline v0::kernels

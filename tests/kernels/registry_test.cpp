@@ -1,0 +1,47 @@
+#include "kernels/registry.hpp"
+
+#include <set>
+
+#include "flywheel/formats/formats.hpp"
+#include "kernel_test.hpp"
+
+using namespace flywheel;
+using namespace flywheel::kernels;
+
+TEST_CASE("every cluster has every kernel", "[kernels][registry]") {
+  for (std::size_t i = 0; i < std::size(cluster_names); ++i) {
+    const kernel_set& set = select(static_cast<cluster>(i));
+    CAPTURE(cluster_names[i]);
+    CHECK(static_cast<std::size_t>(set.isa) == i);
+    CHECK((set.rms_norm && set.add_rms_norm && set.layer_norm && set.rope && set.store_kv && set.attention_scratch &&
+           set.attention && set.glu && set.activate && set.add && set.scaled_add && set.scale && set.f32_to_f16));
+    for (const dtype_info& type : dtype_table) {
+      CAPTURE(type.name);
+      const bool decodes = formats::find_decoder(type.type) != nullptr;
+      CHECK((find_to_f32(static_cast<cluster>(i), type.type) != nullptr) == decodes);
+      const matmul_kernel* kernel = find_matmul(static_cast<cluster>(i), type.type);
+      const bool weights = type.kind == dtype_kind::block || type.type == dtype::f32 || type.type == dtype::f16 ||
+                           type.type == dtype::bf16 || type.type == dtype::f64;
+      CHECK((kernel != nullptr) == (decodes && weights));
+      if (kernel) CHECK(kernel->weight == type.type);
+    }
+  }
+}
+
+TEST_CASE("a cluster prefers its own lines, then its fallback's", "[kernels][registry]") {
+  for (const matmul_kernel& kernel : all_matmul_kernels())
+    if (formats::find_decoder(kernel.weight)) CHECK(find_matmul(kernel.isa, kernel.weight)->isa == kernel.isa);
+  CHECK(find_cluster("generic") == cluster::generic);
+  CHECK(find_cluster("no such cluster") == cluster::generic);
+  for (const cluster isa : test::runnable_clusters()) CHECK(find_cluster(test::name_of(isa)) == isa);
+}
+
+TEST_CASE("kernel names are unique and say what they are", "[kernels][registry]") {
+  std::set<std::string_view> names;
+  for (const matmul_kernel& kernel : all_matmul_kernels()) {
+    CHECK(names.insert(kernel.name).second);
+    const std::string expected = "matmul_" + std::string(kernel.prepared.name) + "_";
+    CHECK(kernel.name.substr(0, expected.size()) == expected);
+    CHECK(kernel.prepared.isa == kernel.isa);
+  }
+}
