@@ -2,56 +2,48 @@
 # House rules that a machine can check. Prints every breach; exit code 1 when there is one.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
-breaches=0
-breach() { printf '%s\n' "$*"; breaches=$((breaches + 1)); }
 
-# ---- includes point downwards ----------------------------------------------------------------------------------------
-# The order is ARCHITECTURE.md's own table: one room a line, top first.
-rooms=$(awk '/^```/ {inside = !inside; next} inside && /^ [a-z]/ {print $1}' ARCHITECTURE.md)
-[ "$(echo "$rooms" | wc -l)" -ge 8 ] || breach "ARCHITECTURE.md: the table of rooms was not found"
-rank() { echo "$rooms" | grep -nx -- "$1" | cut -d: -f1; }
-room_of() {  # the room a path belongs to
-  case $1 in
-    include/flywheel/*/*|flywheel/*/*) echo "$1" | sed -E 's#^(include/)?flywheel/([a-z0-9_]+)/.*#\2#' ;;
-    src/*/*) echo "$1" | sed -E 's#^src/([a-z0-9_]+)/.*#\1#' ;;
-    kernels/*) echo kernels ;;
-  esac
+find include/flywheel src kernels -name '*.[ch]pp' -o -name '*.inc' | sort | xargs awk '
+function breach(text) { print text; ++breaches }
+# The room a path belongs to; empty for the umbrella header, detail/ and files of the same folder.
+function room(path) {
+  sub(/^include\//, "", path)
+  if (path ~ /^flywheel\/[^\/]+\//) { sub(/^flywheel\//, "", path); sub(/\/.*/, "", path) }
+  else if (path ~ /^src\/[^\/]+\//) { sub(/^src\//, "", path); sub(/\/.*/, "", path) }
+  else if (path ~ /^kernels\//) path = "kernels"
+  else return ""
+  return path == "detail" ? "" : path
 }
-files=$(find include/flywheel src kernels -name '*.[ch]pp' -o -name '*.inc' | sort)
-while IFS=: read -r file include; do
-  from=$(room_of "$file")
-  to=$(room_of "$include")
-  if [ -z "$from" ] || [ -z "$to" ] || [ "$from" = detail ] || [ "$to" = detail ] || [ "$from" = "$to" ]; then continue; fi
-  from_rank=$(rank "$from")
-  to_rank=$(rank "$to")
-  if [ -z "$from_rank" ] || [ -z "$to_rank" ]; then
-    breach "$file: includes \"$include\": ARCHITECTURE.md has no room '$([ -z "$from_rank" ] && echo "$from" || echo "$to")'"
-  elif [ "$to_rank" -lt "$from_rank" ]; then
-    breach "$file: includes \"$include\": $to is above $from"
-  fi
-done < <(echo "$files" | xargs grep -HoE '^ *# *include +"[^"]+"' | sed -E 's/: *# *include +"([^"]+)"/:\1/' | sort -u)
-
-# ---- public headers include the standard library and flywheel, nothing else ------------------------------------------
-while IFS=: read -r file include; do
-  case $include in
-    \"flywheel/*) ;;
-    *.h\>|*/*) breach "$file: a public header includes $include" ;;
-    \"*) breach "$file: write #include \"flywheel/...\" in public headers, not $include" ;;
-  esac
-done < <(find include -type f -print0 | xargs -0 grep -HoE '^ *# *include +[<"][^>"]+[>"]' | sed -E 's/: *# *include +/:/')
-
-# ---- the library never ends the process and never prints -------------------------------------------------------------
-library=$(echo "$files" | grep -v '^src/cli/')
-while IFS= read -r line; do breach "$line: the library must not abort, exit, print or install handlers"; done < <(
-  for file in $library; do
-    sed -E 's#"([^"\\]|\\.)*"#""#g; s#//.*##' "$file" |
-      grep -nE '(^|[^A-Za-z0-9_.>])(std::)?(abort|exit|_Exit|quick_exit|terminate|printf|fprintf|puts|fputs|putchar|perror|signal|sigaction|set_terminate|set_new_handler|setlocale)\(|std::(cout|cerr|clog|terminate|setlocale)' |
-      sed -E "s#^([0-9]+):.*#$file:\1#"
-  done)
-
-# ---- text ------------------------------------------------------------------------------------------------------------
-while IFS= read -r line; do breach "$line: a tab or trailing blank"; done < <(
-  echo "$files" | xargs grep -nE "$(printf '\t')| +\$" | cut -d: -f1,2)
-
-[ $breaches = 0 ] || { printf '%d breaches\n' $breaches; exit 1; }
-echo "house rules: $(echo "$files" | wc -l) files, no breach"
+BEGIN {
+  # Includes point downwards in the order of the table of rooms: one room a line, top first.
+  while ((getline line < "ARCHITECTURE.md") > 0) {
+    if (line ~ /^```/) inside = !inside
+    else if (inside && line ~ /^ [a-z]/) { split(line, word, " "); rank[word[1]] = ++rooms }
+    else if (!inside && rooms) break
+  }
+  if (rooms < 8) breach("ARCHITECTURE.md: the table of rooms was not found")
+}
+FNR == 1 { from = room(FILENAME); public = FILENAME ~ /^include\//; library = FILENAME !~ /^src\/cli\//; ++files }
+/^ *# *include/ {
+  match($0, /[<"][^>"]+[>"]/)
+  name = substr($0, RSTART + 1, RLENGTH - 2)
+  quoted = substr($0, RSTART, 1) == "\""
+  to = quoted ? room(name) : ""
+  if (from != "" && to != "" && from != to) {
+    if (!(from in rank)) breach(FILENAME ": ARCHITECTURE.md has no room " from)
+    else if (!(to in rank)) breach(FILENAME ": includes " name ": ARCHITECTURE.md has no room " to)
+    else if (rank[to] < rank[from]) breach(FILENAME ": includes " name ": " to " is above " from)
+  }
+  # Public headers include the standard library and flywheel, nothing else.
+  if (public && (quoted ? name !~ /^flywheel\// : name ~ /[.\/]/)) breach(FILENAME ": a public header includes " name)
+}
+/\t| $/ { breach(FILENAME ":" FNR ": a tab or a trailing blank") }
+library {
+  gsub(/\\"/, ""); gsub(/"[^"]*"/, "\"\""); sub(/\/\/.*/, "")
+  if (/(^|[^A-Za-z0-9_.>])(abort|exit|_Exit|quick_exit|terminate|printf|fprintf|puts|fputs|putchar|perror|signal|sigaction|set_terminate|set_new_handler|setlocale) ?\(/ || /std::(cout|cerr|clog)/)
+    breach(FILENAME ":" FNR ": the library must not abort, exit, print or install handlers")
+}
+END {
+  if (breaches) { print breaches " breaches"; exit 1 }
+  print "house rules: " files " files, no breach"
+}'
