@@ -75,6 +75,17 @@ double distance(const std::vector<float>& got, const std::vector<double>& want) 
   return worst / std::sqrt(square / static_cast<double>(got.size()));
 }
 
+/// Root mean square of the differences, relative to the standard deviation of the reference.
+double rms_distance(const std::vector<float>& got, const std::vector<double>& want) {
+  REQUIRE(got.size() == want.size());
+  double square = 0, wrong = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    square += want[i] * want[i];
+    wrong += (static_cast<double>(got[i]) - want[i]) * (static_cast<double>(got[i]) - want[i]);
+  }
+  return std::sqrt(wrong / square);
+}
+
 std::vector<std::string> runnable_clusters() {
   std::vector<std::string> names;
   const isa_report report = detect_isa().value();
@@ -144,9 +155,12 @@ TEST_CASE("Quantized weights give what their decoded values give") {
   graph_runner runner(graph::optimize(f.build()), f.file, device::make_cpu_device("").value(),
                       make_thread_team(2).value());
   test_cache cache = f.cache();
-  // Activations of block-quantized products are rounded to 8 bits.
-  const bool rounded = info(type)->kind == dtype_kind::block;
-  CHECK(distance(runner.run_all(ids, cache, 20), want) < (rounded ? 0.1 : 1e-4));
+  const auto got = runner.run_all(ids, cache, 20);
+  // Products with block-quantized weights may round activations to 8 bits: about 0.5% of noise each, a dozen in a row.
+  if (info(type)->kind == dtype_kind::block)
+    CHECK(rms_distance(got, want) < 0.04);
+  else
+    CHECK(distance(got, want) < 1e-4);
 }
 
 TEST_CASE("Results do not depend on threads, pools, chunks or neighbours") {
