@@ -129,6 +129,15 @@ struct simd {
     else
       return _mm256_slli_epi32(x, __builtin_ctz(Factor / 8));
   }
+  static bytes add_words(bytes a, bytes b) { return _mm256_add_epi32(a, b); }
+  static bytes add_halves(bytes a, bytes b) { return _mm256_add_epi16(a, b); }
+  /// Sums of two products, unsigned a, signed b, in 16 bits; saturates beyond +-32767.
+  static bytes dot2(bytes a, bytes b) { return _mm256_maddubs_epi16(a, b); }
+  /// Sums of neighbouring 16-bit numbers in 32 bits.
+  static bytes pair_sums(bytes x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+  static bytes abs_bytes(bytes x) { return _mm256_abs_epi8(x); }
+  /// a with the sign of b.
+  static bytes sign_bytes(bytes a, bytes b) { return _mm256_sign_epi8(a, b); }
   static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
 };
 

@@ -52,7 +52,7 @@ struct dot4_tiles {
         for (int half = 0; half < halves; ++half) {
           W acc[R][2];
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start<Panel>(sum[half * R + r]);
+          for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start_sum<Panel, S>(sum[half * R + r]);
           if (half == 0)
             steps<Panel, R, 0, steps_of_half>(codes, q, acc);
           else
@@ -86,15 +86,6 @@ struct dot4_tiles {
       S::store(sums + r * Panel::cols, f[r][0]);
       S::store(sums + r * Panel::cols + S::width, f[r][1]);
     }
-  }
-
-  /// -zero * sum(q), from -8 * sum(q).
-  template <class Panel>
-  static W start(std::int32_t sum) {
-    if constexpr (Panel::zero == 0)
-      return S::set1_word(0);
-    else
-      return S::template scale_word<Panel::zero>(S::set1_word(sum));
   }
 };
 

@@ -54,6 +54,15 @@ void quantize_block(const float* x, std::int64_t rows, std::int64_t r, std::byte
   for (int s = 0; s < 8; ++s) __builtin_memcpy(sums + (Halves + 1 + s) * rows + r, bytes + 4 * s, 4);
 }
 
+/// -zero * sum(q) from -8 * sum(q): where an int32 accumulator starts.
+template <class Panel, class S>
+[[gnu::always_inline]] inline typename S::bytes start_sum(std::int32_t sum) {
+  if constexpr (Panel::zero == 0)
+    return S::set1_word(0);
+  else
+    return S::template scale_word<Panel::zero>(S::set1_word(sum));
+}
+
 /// Tiles supplies tile_rows and
 ///   template <class Panel, int R> static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units,
 ///                                                      float* sums, std::size_t ahead)

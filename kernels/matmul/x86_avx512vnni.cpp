@@ -27,5 +27,21 @@ FLYWHEEL_Q8(q8_block32, iq4_xs)
 FLYWHEEL_Q8(q8_block16, q6_k)
 FLYWHEEL_Q8(q8_block16, q2_k)
 FLYWHEEL_Q8(q8_block16, q3_k)
+// Decoded panel by panel.
+FLYWHEEL_F32(f64)
+FLYWHEEL_F32(nvfp4)
+FLYWHEEL_F32(tq1_0)
+FLYWHEEL_F32(tq2_0)
+FLYWHEEL_F32(q1_0)
+FLYWHEEL_F32(q2_0)
+FLYWHEEL_F32(iq2_xxs)
+FLYWHEEL_F32(iq2_xs)
+FLYWHEEL_F32(iq2_s)
+FLYWHEEL_F32(iq3_xxs)
+FLYWHEEL_F32(iq3_s)
+FLYWHEEL_F32(iq1_s)
+FLYWHEEL_F32(iq1_m)
+#undef FLYWHEEL_F32
+#undef FLYWHEEL_Q8
 
 }  // namespace flywheel::inline v0::kernels

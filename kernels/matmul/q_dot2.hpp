@@ -1,0 +1,131 @@
+// The inner loop of products with int8 activations where the instruction set multiplies unsigned by signed bytes into
+// sums of two in 16 bits (AVX2 maddubs). Include after one simd_*.hpp that has dot2.
+//
+// Sums of two are at most 2 * 127 * largest code, so 32767 / (254 * largest) of them may be added up in 16 bits: 8 for
+// codes up to 15 (30480: a whole block), 4 up to 31 (31496), 2 up to 63 (32004), so nothing ever saturates. Codes with
+// zero point 128 become signed again, and |w| times a with w's sign is at most 2 * 128 * 127 = 32512; one such sum at a
+// time.
+#pragma once
+
+#include "kernels/matmul/q_product.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+/// Four rows by two vectors of columns: eight accumulators, weights and a broadcast fit 16 registers; the f32 sums are
+/// in L1.
+template <class S>
+struct dot2_tiles {
+  using V = typename S::floats;
+  using W = typename S::bytes;
+  static constexpr std::int64_t tile_rows = 4;
+
+  /// Steps Step .. End - 1 into sums of two, 16 bits; the first one sets them.
+  template <class Panel, int R, int Step, int End, bool First>
+  [[gnu::always_inline]] static inline void small_steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2]) {
+    if constexpr (Step < End) {
+      const W w[2] = {Panel::codes::template at<Step>(codes, 0), Panel::codes::template at<Step>(codes, 1)};
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const W a = S::set1_word(q[Step * R + r]);
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          const W sums = S::dot2(w[v], a);
+          acc[r][v] = First ? sums : S::add_halves(acc[r][v], sums);
+        }
+      }
+      small_steps<Panel, R, Step + 1, End, false>(codes, q, acc);
+    }
+  }
+
+  /// Steps Step .. End - 1 into int32 totals.
+  template <class Panel, int R, int Step, int End>
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&total)[R][2]) {
+    if constexpr (Step < End && Panel::zero == 128) {
+      const W bit = S::set1_byte(0x80);
+      W w[2], magnitude[2];
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        w[v] = S::xor_bits(Panel::codes::template at<Step>(codes, v), bit);
+        magnitude[v] = S::abs_bytes(w[v]);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const W a = S::set1_word(q[Step * R + r]);
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v)
+          total[r][v] = S::add_words(total[r][v], S::pair_sums(S::dot2(magnitude[v], S::sign_bytes(a, w[v]))));
+      }
+      steps<Panel, R, Step + 1, End>(codes, q, total);
+    } else if constexpr (Step < End) {
+      constexpr int together = 32767 / (2 * 127 * Panel::largest);
+      static_assert(together >= 1);
+      constexpr int stop = Step + together < End ? Step + together : End;
+      W acc[R][2];
+      small_steps<Panel, R, Step, stop, true>(codes, q, acc);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) total[r][v] = S::add_words(total[r][v], S::pair_sums(acc[r][v]));
+      steps<Panel, R, stop, End>(codes, q, total);
+    }
+  }
+
+  template <class Panel, int R>
+  static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
+    using scales = typename Panel::scales;
+    constexpr int halves = Panel::halves;
+    constexpr int steps_of_half = 8 / halves;
+#pragma GCC unroll 8
+    for (int i = 0; i < 2 * R; ++i) S::store(sums + i * S::width, S::zero());
+    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
+      for (std::size_t line = 0; line < scales::bytes; line += 64) S::prefetch(panel + ahead + line);
+      const std::byte* codes = panel + scales::bytes;
+      for (int block = 0; block < Panel::blocks; ++block, codes += Panel::codes::bytes) {
+        for (std::size_t line = 0; line < Panel::codes::bytes; line += 64) S::prefetch(codes + ahead + line);
+        const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
+        const float* const scale = reinterpret_cast<const float*>(x) + halves * R;
+        const std::int32_t* const q = sum + (halves + 1) * R;
+        V t[R][2];  // the block's sum in units of the activations' scale
+#pragma GCC unroll 2
+        for (int half = 0; half < halves; ++half) {
+          W total[R][2];
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r)
+            total[r][0] = total[r][1] = Panel::zero == 128 ? S::set1_word(0) : start_sum<Panel, S>(sum[half * R + r]);
+          if (half == 0)
+            steps<Panel, R, 0, steps_of_half>(codes, q, total);
+          else
+            steps<Panel, R, steps_of_half, 8>(codes, q, total);
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) {
+            const V d = scales::scale(panel, block * halves + half, v);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+              const V s = S::to_floats(total[r][v]);
+              t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
+            }
+            if constexpr (scales::has_minimum) {
+              const V m = scales::minimum(panel, block * halves + half, v);
+#pragma GCC unroll 8
+              for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+            }
+          }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const V a = S::set1(scale[r]);
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) {
+            float* const to = sums + (2 * r + v) * S::width;
+            S::store(to, S::fma(t[r][v], a, S::load(to)));
+          }
+        }
+        x += ((halves + 1) * 4 + 32) * R;
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace flywheel::inline v0::kernels

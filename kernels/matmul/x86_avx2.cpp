@@ -1,0 +1,47 @@
+#include "kernels/simd_avx2.hpp"
+//
+#include "kernels/declare.hpp"
+#include "kernels/matmul/f32_vector.hpp"
+#include "kernels/matmul/q_dot2.hpp"
+
+namespace flywheel::inline v0::kernels {
+
+#define FLYWHEEL_F32(type) \
+  FLYWHEEL_MATMUL_DEFINE(matmul_f32_##type##_6x16_x86_avx2, f32_product<dtype::type, f32_tiles<simd>>)
+#define FLYWHEEL_Q8(activations, type)                                  \
+  FLYWHEEL_MATMUL_DEFINE(matmul_##activations##_##type##_4x16_x86_avx2, \
+                         q_product<q_panel_of<dtype::type, simd>::type_name, dot2_tiles<simd>>)
+FLYWHEEL_F32(f32)
+FLYWHEEL_F32(f16)
+FLYWHEEL_F32(bf16)
+FLYWHEEL_Q8(q8_block32, q8_0)
+FLYWHEEL_Q8(q8_block32, q4_0)
+FLYWHEEL_Q8(q8_block32, q4_1)
+FLYWHEEL_Q8(q8_block32, q5_0)
+FLYWHEEL_Q8(q8_block32, q5_1)
+FLYWHEEL_Q8(q8_block32, iq4_nl)
+FLYWHEEL_Q8(q8_block32, mxfp4)
+FLYWHEEL_Q8(q8_block32, q4_k)
+FLYWHEEL_Q8(q8_block32, q5_k)
+FLYWHEEL_Q8(q8_block32, iq4_xs)
+FLYWHEEL_Q8(q8_block16, q6_k)
+FLYWHEEL_Q8(q8_block16, q2_k)
+FLYWHEEL_Q8(q8_block16, q3_k)
+// Decoded panel by panel.
+FLYWHEEL_F32(f64)
+FLYWHEEL_F32(nvfp4)
+FLYWHEEL_F32(tq1_0)
+FLYWHEEL_F32(tq2_0)
+FLYWHEEL_F32(q1_0)
+FLYWHEEL_F32(q2_0)
+FLYWHEEL_F32(iq2_xxs)
+FLYWHEEL_F32(iq2_xs)
+FLYWHEEL_F32(iq2_s)
+FLYWHEEL_F32(iq3_xxs)
+FLYWHEEL_F32(iq3_s)
+FLYWHEEL_F32(iq1_s)
+FLYWHEEL_F32(iq1_m)
+#undef FLYWHEEL_F32
+#undef FLYWHEEL_Q8
+
+}  // namespace flywheel::inline v0::kernels
