@@ -29,6 +29,9 @@ endif()
 if(FLYWHEEL_SANITIZE)
   add_compile_options(-fsanitize=${FLYWHEEL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${FLYWHEEL_SANITIZE})
+  if(FLYWHEEL_SANITIZE MATCHES "thread")
+    set(FLYWHEEL_WITH_TBB OFF)  # a oneTBB that was not built for ThreadSanitizer hides its synchronisation from it
+  endif()
 endif()
 
 # Warnings that every file of the project is clean under; parsers of untrusted input also under -Wconversion.

@@ -4,13 +4,13 @@
 #if defined(FLYWHEEL_WITH_TBB) && !defined(FLYWHEEL_SERIAL)
 
 #  include <oneapi/tbb/blocked_range.h>
+#  include <oneapi/tbb/global_control.h>
 #  include <oneapi/tbb/parallel_for.h>
 #  include <oneapi/tbb/partitioner.h>
 #  include <oneapi/tbb/task_arena.h>
 
 #  include <algorithm>
 #  include <atomic>
-#  include <limits>
 
 namespace flywheel::inline v0 {
 
@@ -54,8 +54,12 @@ class tbb_executor final : public executor {
 result<std::shared_ptr<executor>> make_tbb_executor(unsigned threads) {
   return detail::guarded([&]() -> result<std::shared_ptr<executor>> {
     if (threads > max_threads) return error{errc::invalid_argument, "too many threads", "threads"};
-    return std::shared_ptr<executor>(
-        std::make_shared<tbb_executor>(threads == 0 ? tbb::task_arena::automatic : static_cast<int>(threads)));
+    // oneTBB prints a warning when it is asked for more than it may have.
+    const std::size_t allowed = tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism);
+    const int slots = threads == 0
+                          ? tbb::task_arena::automatic
+                          : static_cast<int>(std::min<std::size_t>(threads, std::max<std::size_t>(allowed, 1)));
+    return std::shared_ptr<executor>(std::make_shared<tbb_executor>(slots));
   });
 }
 

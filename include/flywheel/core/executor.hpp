@@ -79,7 +79,8 @@ struct host_pool {
 /// Wraps a host's pool. Error: invalid_argument when a function is missing.
 [[nodiscard]] FLYWHEEL_API result<std::shared_ptr<executor>> make_host_executor(const host_pool& pool);
 
-/// A oneTBB arena of `threads` slots (0: oneTBB's default). errc::unsupported in builds without oneTBB.
+/// A oneTBB arena of `threads` slots (0: oneTBB's default), at most as many as oneTBB's own limit allows.
+/// Errors: unsupported in builds without oneTBB, invalid_argument (more than max_threads), out_of_memory.
 [[nodiscard]] FLYWHEEL_API result<std::shared_ptr<executor>> make_tbb_executor(unsigned threads = 0);
 
 /// Splits [0, items) into contiguous ranges and calls body(begin, end) once for each. Every range begins at a multiple

@@ -1,0 +1,1 @@
+#include "flywheel/io/archive.hpp"  // what core must not do
