@@ -12,8 +12,8 @@ inline double activate(activation kind, double x) {
   switch (kind) {
     case activation::silu:
       return x / (1 + std::exp(-x));
-    case activation::gelu_tanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case activation::gelu_tanh:  // x/2 (1 + tanh u) = x / (1 + exp(-2u)), which does not cancel
+      return x / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case activation::relu:
       return x > 0 ? x : 0;
   }

@@ -1,6 +1,7 @@
 // Clusters this CPU can run, and random data.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,7 @@
 
 #include "flywheel/core/buffer.hpp"
 #include "flywheel/core/isa.hpp"
+#include "flywheel/core/tensor.hpp"
 #include "flywheel/formats/half.hpp"
 #include "kernels/registry.hpp"
 #include "support/catch.hpp"

@@ -20,8 +20,8 @@ inline constexpr double norm = 1e-6;
 inline constexpr double layer_norm = 1e-6;
 /// Rotation, relative to |a| + |b|: three roundings.
 inline constexpr double rope = 2e-7;
-/// silu, gelu: exp within 2 ulp and its argument's rounding, one division. The exponent's argument of gelu is a rounded
-/// polynomial u; an error of 2^-24 u matters by that much in exp(u), hence relative to (1 + |u|).
+/// silu, gelu, relative to the result times 1 + |a| / 3, a being what the exponential is taken of: exp within 2 ulp and
+/// one division; a relative rounding error in a is that times |a| in exp(a).
 inline constexpr double activation = 5e-7;
 /// Sums and products of two or three numbers, relative to the sum of magnitudes.
 inline constexpr double element = 1.2e-7;
