@@ -254,6 +254,7 @@ struct q_panel {
   static constexpr int halves = Halves;
   static constexpr int cols = 2 * S::width;
   static constexpr std::int64_t elements = info(Weight)->block_elements;  ///< Of K in a unit.
+  static constexpr std::size_t file_bytes_of_unit = info(Weight)->block_bytes;
   static constexpr int blocks = elements / 32;
   static constexpr std::size_t unit_bytes = Scales::bytes + blocks * Codes::bytes;
 

@@ -82,7 +82,7 @@ struct q_product {
 
   static void pack(const std::byte* rows, std::size_t row_stride, std::int32_t cols, std::int64_t k, std::byte* panel) {
     for (std::int64_t unit = 0; unit < k / Panel::elements; ++unit, panel += Panel::unit_bytes)
-      Panel::pack(rows + static_cast<std::size_t>(unit) * info(Panel::weight)->block_bytes, row_stride, cols, panel);
+      Panel::pack(rows + static_cast<std::size_t>(unit) * Panel::file_bytes_of_unit, row_stride, cols, panel);
   }
 
   static std::size_t row_bytes(std::int64_t k) { return static_cast<std::size_t>(k / 32) * block_bytes; }
