@@ -34,6 +34,13 @@ if(FLYWHEEL_SANITIZE)
   endif()
 endif()
 
+if(FLYWHEEL_BUILD_FUZZERS)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "flywheel: FLYWHEEL_BUILD_FUZZERS needs clang: libFuzzer is part of it")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage, in the library too
+endif()
+
 # Warnings that every file of the project is clean under; parsers of untrusted input also under -Wconversion.
 function(flywheel_warnings target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic)
