@@ -1,6 +1,8 @@
 #include "bpe.hpp"
 
+#include <algorithm>
 #include <bit>
+#include <span>
 #include <unordered_map>
 
 #include "byte_alphabet.hpp"
@@ -27,12 +29,15 @@ result<std::unique_ptr<codec>> bpe_codec::make(const io::metadata& meta, const v
   return std::unique_ptr<codec>(std::move(made));
 }
 
+std::size_t bpe_codec::home(std::uint32_t left, std::uint32_t right) const noexcept {
+  const std::uint64_t key = std::uint64_t{left} << 32 | right;
+  return static_cast<std::size_t>(fold_multiply(key ^ seed_, 0xD6E8FEB86659FD93ULL)) & (pairs_.size() - 1);
+}
+
 std::size_t bpe_codec::slot_of(std::uint32_t left, std::uint32_t right) const noexcept {
-  const std::size_t mask = pairs_.size() - 1;
-  std::size_t i =
-      static_cast<std::size_t>(fold_multiply((std::uint64_t{left} << 32 | right) ^ seed_, 0xD6E8FEB86659FD93ULL)) &
-      mask;
-  while (pairs_[i].result.rank != no_merge && (pairs_[i].left != left || pairs_[i].right != right)) i = (i + 1) & mask;
+  std::size_t i = home(left, right);
+  while (pairs_[i].result.rank != no_merge && (pairs_[i].left != left || pairs_[i].right != right))
+    i = (i + 1) & (pairs_.size() - 1);
   return i;
 }
 
@@ -60,21 +65,36 @@ result<void> bpe_codec::read_merges(const io::metadata& meta) {
     byte_symbol_[b] = symbol_of({spelling, spell_bytes({&byte, 1}, spelling)});
   }
 
-  pairs_.assign(std::bit_ceil(merges.size() * 2 + 2), pair{});
+  pairs_.assign(std::bit_ceil(merges.size() + merges.size() / 3 + 2), pair{});
   seed_ = hash_seed(pairs_.data());
-  std::string joined;
-  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::string_view line = merges[rank];
-    const std::size_t gap = line.find(' ', 1);
-    if (gap == std::string_view::npos || gap + 1 == line.size())
-      return error{errc::malformed, "entry " + std::to_string(rank) + " is not two parts with a space between",
-                   merges_key};
-    const std::string_view left = line.substr(0, gap), right = line.substr(gap + 1);
-    joined.assign(left).append(right);
-    const std::uint32_t left_id = symbol_of(left), right_id = symbol_of(right);
-    pair& slot = pairs_[slot_of(left_id, right_id)];
-    if (slot.result.rank != no_merge) continue;  // repeated: the first rank counts
-    slot = {left_id, right_id, {static_cast<std::uint32_t>(rank), symbol_of(joined)}};
+  // Hundreds of thousands of merges, each with three look-ups in tables beyond the caches: in batches.
+  constexpr std::size_t batch = vocabulary::batch_size / 3;
+  std::array<std::string, batch> joined;
+  std::array<std::string_view, 3 * batch> spellings;  // left, right, joined of each merge
+  std::array<token_id, 3 * batch> ids{};
+  for (std::size_t start = 0; start < merges.size(); start += batch) {
+    const std::size_t n = std::min(batch, merges.size() - start);
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::string_view line = merges[start + i];
+      const std::size_t gap = line.find(' ', 1);
+      if (gap == std::string_view::npos || gap + 1 == line.size())
+        return error{errc::malformed, "entry " + std::to_string(start + i) + " is not two parts with a space between",
+                     merges_key};
+      spellings[3 * i] = line.substr(0, gap);
+      spellings[3 * i + 1] = line.substr(gap + 1);
+      spellings[3 * i + 2] = joined[i].assign(spellings[3 * i]).append(spellings[3 * i + 1]);
+    }
+    vocabulary_.find_batch(std::span(spellings).first(3 * n), ids.data());
+    const auto symbol_at = [&](std::size_t i) {
+      return ids[i] >= 0 ? static_cast<std::uint32_t>(ids[i]) : symbol_of(spellings[i]);
+    };
+    for (std::size_t i = 0; i < n; ++i) prefetch(&pairs_[home(symbol_at(3 * i), symbol_at(3 * i + 1))]);
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::uint32_t left = symbol_at(3 * i), right = symbol_at(3 * i + 1);
+      pair& slot = pairs_[slot_of(left, right)];
+      if (slot.result.rank != no_merge) continue;  // repeated: the first rank counts
+      slot = {left, right, {static_cast<std::uint32_t>(start + i), symbol_at(3 * i + 2)}};
+    }
   }
   return {};
 }

@@ -41,6 +41,7 @@ class bpe_codec final : public codec {
   void spell_out(std::uint32_t id, std::vector<token_id>& out) const;
   [[nodiscard]] token_id find_word(std::string_view word) const noexcept;
   [[nodiscard]] merge find_pair(std::uint32_t left, std::uint32_t right) const noexcept;
+  [[nodiscard]] std::size_t home(std::uint32_t left, std::uint32_t right) const noexcept;
   [[nodiscard]] std::size_t slot_of(std::uint32_t left, std::uint32_t right) const noexcept;
 
   const vocabulary& vocabulary_;
@@ -49,7 +50,7 @@ class bpe_codec final : public codec {
   bool whole_words_;
   bool compose_ = false;  // Unicode NFC first
 
-  std::vector<pair> pairs_;  // open addressing, at most half full
+  std::vector<pair> pairs_;  // open addressing, at most three quarters full
   std::uint64_t seed_ = 0;
   // A symbol's id is its token's; symbols that are no token of their own come after the vocabulary.
   std::array<std::uint32_t, 256> byte_symbol_{};

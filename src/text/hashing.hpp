@@ -38,6 +38,15 @@ namespace flywheel::inline v0::text {
   return fold_multiply(h ^ last, k1 ^ seed);
 }
 
+/// Asks for the memory at `where` before it is needed: tables of large vocabularies do not fit the caches.
+inline void prefetch(const void* where) noexcept {
+#if defined(__GNUC__)
+  __builtin_prefetch(where);
+#else
+  (void)where;
+#endif
+}
+
 /// A seed from where things lie in this process.
 [[nodiscard]] inline std::uint64_t hash_seed(const void* where) noexcept {
   return fold_multiply(reinterpret_cast<std::uintptr_t>(where), 0x8EBC6AF09C88C6E3ULL) | 1;

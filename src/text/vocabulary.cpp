@@ -118,6 +118,27 @@ token_id vocabulary::find(std::string_view spelling) const noexcept {
   return -1;
 }
 
+void vocabulary::find_batch(std::span<const std::string_view> pieces, token_id* ids) const noexcept {
+  // Each round touches what the round before asked the memory for.
+  std::uint64_t hashes[batch_size];
+  const std::size_t mask = slots_.size() - 1;
+  const std::size_t n = std::min(pieces.size(), batch_size);
+  for (std::size_t i = 0; i < n; ++i) {
+    hashes[i] = hash_bytes(pieces[i], seed_);
+    prefetch(&slots_[static_cast<std::size_t>(hashes[i]) & mask]);
+  }
+  for (std::size_t i = 0; i < n; ++i) {  // the first candidate, nearly always the right one
+    std::size_t at = static_cast<std::size_t>(hashes[i]) & mask;
+    while (slots_[at].id >= 0 && slots_[at].hash != static_cast<std::uint32_t>(hashes[i] >> 32)) at = (at + 1) & mask;
+    ids[i] = slots_[at].id;
+    if (ids[i] >= 0) prefetch(&offsets_[static_cast<std::size_t>(ids[i])]);
+  }
+  for (std::size_t i = 0; i < n; ++i)
+    if (ids[i] >= 0) prefetch(piece(ids[i]).data());
+  for (std::size_t i = 0; i < n; ++i)
+    if (ids[i] >= 0 && piece(ids[i]) != pieces[i]) ids[i] = find(pieces[i]);
+}
+
 token_id vocabulary::byte_token(unsigned char byte) const noexcept {
   constexpr char digits[] = "0123456789ABCDEF";
   const char spelling[6] = {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};

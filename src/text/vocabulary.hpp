@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,9 @@ class vocabulary {
 
   /// -1 when no token is spelled so.
   [[nodiscard]] token_id find(std::string_view piece) const noexcept;
+  /// find() for up to batch_size spellings at once, several times faster than one by one.
+  static constexpr std::size_t batch_size = 64;
+  void find_batch(std::span<const std::string_view> pieces, token_id* ids) const noexcept;
   /// Length in bytes of the longest spelling.
   [[nodiscard]] std::size_t longest() const noexcept { return longest_; }
 

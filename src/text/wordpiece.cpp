@@ -30,9 +30,9 @@ wordpiece_codec::wordpiece_codec(const vocabulary& v, const wordpiece_options& o
   pieces_ = trie(std::move(entries));
 }
 
-result<void> wordpiece_codec::encode(const std::vector<segment>& segments, std::size_t,
+result<void> wordpiece_codec::encode(const std::vector<segment>& segments, std::size_t text_bytes,
                                      std::vector<token_id>& out) const {
-  word work;
+  word work(text_bytes);
   for (const segment& s : segments) {
     if (s.id >= 0)
       out.push_back(s.id);
@@ -50,7 +50,7 @@ void wordpiece_codec::encode_text(std::string_view text, word& work, std::vector
     text.remove_prefix(length == 0 ? 1 : length);
     if (length == 0) continue;  // invalid bytes are dropped
     if (code < 0x80) {
-      add_character(options_.lowercase && code >= 'A' && code <= 'Z' ? code + 32 : code, work, out);
+      add_ascii(static_cast<char>(code), work, out);
       continue;
     }
     const bool alone = is_ideograph(code);
@@ -66,6 +66,16 @@ void wordpiece_codec::encode_text(std::string_view text, word& work, std::vector
   finish(work, out);
 }
 
+void wordpiece_codec::add_ascii(char c, word& work, std::vector<token_id>& out) const {
+  const bool capital = c >= 'A' && c <= 'Z';
+  if (capital || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9')) {  // nearly all of English
+    work.text.push_back(capital && options_.lowercase ? static_cast<char>(c + 32) : c);
+    ++work.characters;
+  } else {
+    add_character(static_cast<unsigned char>(c), work, out);
+  }
+}
+
 void wordpiece_codec::add_character(std::uint32_t code, word& work, std::vector<token_id>& out) const {
   if (code == '\t' || code == '\n' || code == '\r') return finish(work, out);
   if (code == 0 || code == 0xFFFD || is_control(code)) return;
@@ -79,6 +89,15 @@ void wordpiece_codec::add_character(std::uint32_t code, word& work, std::vector<
 
 void wordpiece_codec::finish(word& work, std::vector<token_id>& out) const {
   if (work.characters == 0) return;
+  const char* const begin = work.text.data() + escaped_space.size();
+  const char* const end = work.text.data() + work.text.size();
+  work.cache.append(begin, static_cast<std::size_t>(end - begin), end, out,
+                    [&](std::vector<token_id>& ids) { cover(work, ids); });
+  work.text.resize(escaped_space.size());
+  work.characters = 0;
+}
+
+void wordpiece_codec::cover(const word& work, std::vector<token_id>& out) const {
   const std::string_view text = work.text;
   const std::size_t start = out.size();
   bool known = work.characters <= longest_word;
@@ -96,8 +115,6 @@ void wordpiece_codec::finish(word& work, std::vector<token_id>& out) const {
     out.resize(start);
     if (options_.unknown >= 0) out.push_back(options_.unknown);
   }
-  work.text.resize(escaped_space.size());
-  work.characters = 0;
 }
 
 }  // namespace flywheel::inline v0::text

@@ -10,6 +10,7 @@
 #include "sentencepiece.hpp"
 #include "trie.hpp"
 #include "vocabulary.hpp"
+#include "word_cache.hpp"
 
 namespace flywheel::inline v0::text {
 
@@ -34,10 +35,14 @@ class wordpiece_codec final : public codec {
   struct word {
     std::string text;            // normalised, with the mark in front
     std::size_t characters = 0;  // without the mark
+    word_cache cache;
+    explicit word(std::size_t text_bytes) : cache(text_bytes) {}
   };
   void encode_text(std::string_view text, word& work, std::vector<token_id>& out) const;
+  void add_ascii(char c, word& work, std::vector<token_id>& out) const;
   void add_character(std::uint32_t code, word& work, std::vector<token_id>& out) const;
   void finish(word& work, std::vector<token_id>& out) const;
+  void cover(const word& work, std::vector<token_id>& out) const;
 
   const vocabulary& vocabulary_;
   wordpiece_options options_;
