@@ -76,10 +76,12 @@ job_asan() {
 job_tsan() {
   local compiler=${clang:-$cxx}
   configure tsan "$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLYWHEEL_SANITIZE=thread \
-    -DFLYWHEEL_BUILD_EXAMPLES=OFF -DFLYWHEEL_BUILD_CLI=OFF && build tsan all && suite tsan -R '^(core|device|kernels|model)$'
+    -DFLYWHEEL_BUILD_EXAMPLES=OFF -DFLYWHEEL_BUILD_CLI=OFF && build tsan test-core test-device test-kernels test-model &&
+    suite tsan -R '^(core|device|kernels|model)$'
 }
 job_serial() {
-  configure serial "$cxx" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_SERIAL=ON && build serial all &&
+  configure serial "$cxx" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_SERIAL=ON -DFLYWHEEL_BUILD_EXAMPLES=OFF \
+    -DFLYWHEEL_BUILD_CLI=OFF && build serial flywheel test-core test-formats test-io test-text &&
     suite serial -R '^(core|formats|io|text)$'
 }
 
