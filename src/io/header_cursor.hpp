@@ -27,11 +27,12 @@ class header_cursor {
   header_cursor(const byte_source& source, std::uint64_t limit)
       : source_(source),
         window_(source.mapped()),
+        size_(source.size()),
         addressable_(source.mapped().size() == source.size()),
         limit_(limit) {}
 
   [[nodiscard]] std::uint64_t position() const noexcept { return base_ + used_; }
-  [[nodiscard]] std::uint64_t remaining() const noexcept { return source_.size() - position(); }
+  [[nodiscard]] std::uint64_t remaining() const noexcept { return size_ - position(); }
   [[nodiscard]] const std::optional<error>& fault() const noexcept { return fault_; }
 
   /// Copies out.size() bytes. `what` completes "the file ends inside ...".
@@ -88,6 +89,11 @@ class header_cursor {
     if (!number(length, what)) return false;
     if (length > remaining()) return too_long(length, what);
     if (!available(length, what)) return false;
+    if (length <= window_.size() - used_) {
+      out.assign(reinterpret_cast<const char*>(window_.data() + used_), static_cast<std::size_t>(length));
+      used_ += static_cast<std::size_t>(length);
+      return true;
+    }
     out.resize(static_cast<std::size_t>(length));
     return read(std::as_writable_bytes(std::span(out.data(), out.size())), what);
   }
@@ -120,7 +126,7 @@ class header_cursor {
     base_ += used_;
     used_ = 0;
     window_ = {};
-    chunk_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(window_bytes, source_.size() - base_)));
+    chunk_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(window_bytes, size_ - base_)));
     if (result<void> done = source_.read(base_, chunk_); !done) return fail(std::move(done).error());
     window_ = chunk_;
     return true;
@@ -128,6 +134,7 @@ class header_cursor {
 
   const byte_source& source_;
   std::span<const std::byte> window_;  // bytes from base_ on
+  std::uint64_t size_;
   std::uint64_t base_ = 0;
   std::size_t used_ = 0;
   std::vector<std::byte> chunk_;
