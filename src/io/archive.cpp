@@ -319,6 +319,8 @@ result<std::span<const std::byte>> archive::bytes(const tensor_info& tensor, buf
   return flywheel::detail::guarded([&]() -> result<std::span<const std::byte>> {
     FLYWHEEL_CHECK(check_info(state_.get(), tensor));
     if (const std::span<const std::byte> bytes = in_place(*state_, tensor); !bytes.empty()) return bytes;
+    if (!std::in_range<std::size_t>(tensor.bytes))
+      return error{errc::out_of_memory, "the tensor is larger than the address space", tensor.name};
     const auto n = static_cast<std::size_t>(tensor.bytes);
     if (scratch.size() < n) {
       FLYWHEEL_TRY(scratch, buffer::allocate(n, memory));
