@@ -1,0 +1,154 @@
+#include "cli/args.hpp"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <random>
+#include <system_error>
+
+#include "cli/default_model.hpp"
+#include "cli/output.hpp"
+#include "cli/progress_bar.hpp"
+
+namespace flywheel::cli {
+
+std::string see_help(const CLI::App& app) { return "; see 'flywheel " + app.get_name() + " --help'"; }
+
+void model_args::declare(CLI::App& app, bool model_required) {
+  CLI::Option* model = app.add_option(
+      "MODEL", path,
+      model_required ? "Model file (GGUF)" : "Model file (GGUF); default: the one that comes with flywheel");
+  if (model_required) model->required();
+  app.add_option("-t,--threads", threads, "Threads to use; default: one per physical core")->check(CLI::Range(1, 4096));
+  app.add_option("--isa", isa, "Instruction set to use, one of those that 'flywheel info' lists; default: the best");
+  app.add_flag("-v,--verbose", verbose, "Show the library's messages on stderr");
+}
+
+context model_args::make_context() const {
+  context_options options;
+  options.threads = threads;
+  options.isa = isa;
+  options.log_threshold = verbose ? log_level::debug : log_level::warning;
+  options.log = [](log_level level, std::string_view message) {
+    const char* names[] = {"debug", "info", "warning", "error"};
+    std::fprintf(stderr, "flywheel: %s: %s\n", names[static_cast<int>(level)], printable(message).c_str());
+  };
+  auto made = context::create(std::move(options));
+  if (!made && !isa.empty() && (made.error().code == errc::not_found || made.error().code == errc::unsupported))
+    throw usage_error("--isa", made.error().to_string());
+  return std::move(made).value();
+}
+
+model model_args::open(const interrupt& stop) const {
+  const std::span<const std::byte> built_in = default_model();
+  if (path.empty() && built_in.empty())
+    throw usage_error("MODEL", "is missing, and this build has no default model; name a GGUF file");
+  progress_bar bar("loading " +
+                   (path.empty() ? default_model_name() : std::filesystem::path(path).filename().string()));
+  model_options options;
+  options.context = make_context();
+  options.control = {bar.callback(), stop.token()};
+  if (path.empty()) return model::open(io::archive::open(built_in).value(), options).value();
+  return model::open(std::filesystem::path(path), options).value();
+}
+
+void session_args::declare(CLI::App& app, bool with_ctx) {
+  if (with_ctx)
+    app.add_option("--ctx", ctx, "Tokens the context holds; default: what the model was trained for, at most 4096")
+        ->check(CLI::Range(1, 1 << 24));
+  app.add_option("--kv-type", kv_type, "Type of the KV cache: f16 or f32")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+}
+
+session_options session_args::options() const {
+  session_options options;
+  options.n_ctx = ctx;
+  options.kv_type = kv_type == "f32" ? dtype::f32 : dtype::f16;
+  return options;
+}
+
+void sampler_args::declare(CLI::App& app) {
+  const std::string group = "Sampling";
+  CLI::Option* plain = app.add_flag("--greedy", greedy, "Always take the most probable token")->group(group);
+  const auto add = [&](const std::string& name, auto& value, const std::string& help) {
+    return app.add_option(name, value, help)->group(group)->capture_default_str();
+  };
+  add("--temp", values.temperature, "Temperature; 0 is --greedy")->excludes(plain);
+  add("--top-k", values.top_k, "Keep the K most probable tokens; 0: off");
+  add("--top-p", values.top_p, "Keep the most probable tokens with this total probability; 1: off");
+  add("--min-p", values.min_p, "Keep tokens with this part of the best one's probability; 0: off");
+  add("--typical", values.typical_p, "Keep locally typical tokens with this total probability; 1: off");
+  add("--repeat-penalty", values.repetition_penalty, "Make tokens that were there less probable; 1: off");
+  add("--frequency-penalty", values.frequency_penalty, "Subtracted from a logit per occurrence; 0: off");
+  add("--presence-penalty", values.presence_penalty, "Subtracted from a logit that occurred; 0: off");
+  add("--penalty-window", values.penalty_window, "How many last tokens the penalties look at; -1: all");
+  app.add_option("--logit-bias", logit_bias, "ID=V: add V to a token's logit (-inf forbids it); may be repeated")
+      ->group(group)
+      ->expected(1)
+      ->take_all();
+  app.add_option("--seed", seed, "Seed of the random choice; default: a new one each time")->group(group);
+}
+
+sampler_options sampler_args::options() const {
+  sampler_options options = values;
+  if (greedy) options.temperature = 0;
+  for (const std::string& pair : logit_bias) {
+    const std::size_t equals = pair.find('=');
+    const std::string where = "--logit-bias " + pair;
+    if (equals == std::string::npos) throw usage_error(where, "must look like ID=V, for example 42=-1.5");
+    const std::vector<token_id> ids = parse_ids(std::string_view(pair).substr(0, equals), "--logit-bias");
+    if (ids.size() != 1) throw usage_error(where, "must name one token id, for example 42=-1.5");
+    const std::string number = pair.substr(equals + 1);
+    char* end = nullptr;
+    const float value = std::strtof(number.c_str(), &end);
+    if (number.empty() || *end != '\0') throw usage_error(where, "'" + number + "' is not a number");
+    options.logit_bias.emplace_back(ids[0], value);
+  }
+  options.seed = seed ? *seed : std::random_device{}();
+  if (auto made = sampler::create(options); !made) throw usage_error("sampling options", made.error().to_string());
+  return options;
+}
+
+std::vector<token_id> parse_ids(std::string_view list, const std::string& option) {
+  std::string from_file;
+  if (list.starts_with('@')) {
+    from_file = read_file(std::filesystem::path(std::string(list.substr(1))));
+    list = from_file;
+  }
+  std::vector<token_id> ids;
+  const auto separates = [](char c) { return c == ',' || c == ' ' || c == '\t' || c == '\n' || c == '\r'; };
+  const auto trim = [&] {
+    while (!list.empty() && separates(list.front())) list.remove_prefix(1);
+    while (!list.empty() && separates(list.back())) list.remove_suffix(1);
+  };
+  trim();
+  if (list.size() >= 2 && list.front() == '[' && list.back() == ']') {
+    list = list.substr(1, list.size() - 2);
+    trim();
+  }
+  while (!list.empty()) {
+    const auto length = static_cast<std::size_t>(std::find_if(list.begin(), list.end(), separates) - list.begin());
+    const std::string_view word = list.substr(0, length);
+    token_id id = 0;
+    const auto [end, failed] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (failed != std::errc() || end != word.data() + word.size() || id < 0)
+      throw usage_error(option, "'" + shortened(printable(word), 40) + "' is not a token id; write ids as 1,2,3");
+    ids.push_back(id);
+    list.remove_prefix(length);
+    trim();
+  }
+  return ids;
+}
+
+text::tokenizer open_tokenizer(const std::filesystem::path& path) {
+  const io::archive file = io::archive::open(path).value();
+  auto made = text::tokenizer::from_metadata(file.metadata());
+  if (!made && made.error().where.find(path.string()) == std::string::npos)
+    made.error().where = path.string() + (made.error().where.empty() ? "" : ": " + made.error().where);
+  return std::move(made).value();
+}
+
+}  // namespace flywheel::cli

@@ -1,0 +1,66 @@
+// Options that several subcommands share.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/terminal.hpp"
+#include "flywheel/model/model.hpp"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace flywheel::cli {
+
+/// MODEL and how to load it. Without MODEL: the one that is part of the command.
+struct model_args {
+  std::string path;
+  unsigned threads = 0;
+  std::string isa;
+  bool verbose = false;
+
+  /// Declares MODEL (required unless there is a default) and the options.
+  void declare(CLI::App& app, bool model_required = true);
+  [[nodiscard]] flywheel::context make_context() const;
+  /// Opens the model with a progress bar; Ctrl-C cancels. Throws.
+  [[nodiscard]] model open(const interrupt& stop) const;
+};
+
+/// --ctx and --kv-type.
+struct session_args {
+  std::int32_t ctx = 0;
+  std::string kv_type = "f16";
+
+  void declare(CLI::App& app, bool with_ctx = true);
+  [[nodiscard]] session_options options() const;
+};
+
+/// How to choose tokens.
+struct sampler_args {
+  sampler_options values;
+  bool greedy = false;
+  std::vector<std::string> logit_bias;  ///< "ID=V"
+  std::optional<std::uint64_t> seed;
+
+  void declare(CLI::App& app);
+  /// Throws usage_error for values out of range. Without --seed a random one is taken.
+  [[nodiscard]] sampler_options options() const;
+};
+
+/// "1,2,3", "1 2 3", "[1, 2, 3]", or "@FILE" holding such a list ("@-": stdin). Throws usage_error naming `option` for
+/// what is not a number; an unreadable file is a failure.
+[[nodiscard]] std::vector<token_id> parse_ids(std::string_view list, const std::string& option);
+
+/// The vocabulary of a file, without loading its weights. Throws.
+[[nodiscard]] text::tokenizer open_tokenizer(const std::filesystem::path& path);
+
+/// "; see 'flywheel NAME --help'".
+[[nodiscard]] std::string see_help(const CLI::App& app);
+
+}  // namespace flywheel::cli

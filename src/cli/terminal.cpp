@@ -1,0 +1,143 @@
+#include "cli/terminal.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+#if defined(_WIN32)
+#  define NOMINMAX
+#  include <io.h>
+#  include <windows.h>
+#else
+#  include <semaphore.h>
+#  include <signal.h>
+#  include <sys/ioctl.h>
+#  include <unistd.h>
+#endif
+#if !defined(FLYWHEEL_SERIAL)
+#  include <thread>
+#endif
+
+namespace flywheel::cli {
+
+bool is_terminal(std::FILE* stream) noexcept {
+#if defined(_WIN32)
+  return _isatty(_fileno(stream)) != 0;
+#else
+  return isatty(fileno(stream)) != 0;
+#endif
+}
+
+bool takes_colour(std::FILE* stream) noexcept {
+  const char* no_colour = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  if (no_colour != nullptr && *no_colour != '\0') return false;
+  if (term != nullptr && std::strcmp(term, "dumb") == 0) return false;
+  return is_terminal(stream);
+}
+
+unsigned terminal_columns() noexcept {
+#if defined(_WIN32)
+  CONSOLE_SCREEN_BUFFER_INFO facts;
+  if (GetConsoleScreenBufferInfo(GetStdHandle(STD_ERROR_HANDLE), &facts))
+    return static_cast<unsigned>(facts.srWindow.Right - facts.srWindow.Left + 1);
+#else
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+#endif
+  return 80;
+}
+
+// A signal handler may do almost nothing; it posts a semaphore, and a thread that waits for it stops the token.
+// Without threads the handler stops the token itself: nobody registers callbacks with it, so no lock can be held.
+namespace {
+
+struct interrupt_state {
+  std::mutex mutex;
+  std::stop_source source;
+};
+interrupt_state& state() {
+  static interrupt_state instance;
+  return instance;
+}
+
+#if defined(_WIN32)
+BOOL WINAPI on_console_event(DWORD event) {
+  if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) return FALSE;
+  const std::lock_guard lock(state().mutex);
+  return state().source.request_stop() ? TRUE : FALSE;  // the second time: end the program
+}
+#else
+volatile sig_atomic_t pending = 0;
+struct sigaction previous_action;
+#  if defined(FLYWHEEL_SERIAL)
+void on_signal(int) {
+  if (pending != 0) _exit(130);
+  pending = 1;
+  state().source.request_stop();
+}
+#  else
+sem_t wake;
+volatile sig_atomic_t leaving = 0;
+void on_signal(int) {
+  if (pending != 0) _exit(130);
+  pending = 1;
+  sem_post(&wake);
+}
+std::thread& watcher() {
+  static std::thread instance;
+  return instance;
+}
+#  endif
+#endif
+
+}  // namespace
+
+#if defined(_WIN32)
+interrupt::interrupt() { SetConsoleCtrlHandler(on_console_event, TRUE); }
+interrupt::~interrupt() { SetConsoleCtrlHandler(on_console_event, FALSE); }
+#else
+interrupt::interrupt() {
+  state();  // made before a signal can need it
+#  if !defined(FLYWHEEL_SERIAL)
+  sem_init(&wake, 0, 0);
+  watcher() = std::thread([] {
+    while (true) {
+      if (sem_wait(&wake) != 0) continue;
+      if (leaving != 0) return;
+      const std::lock_guard lock(state().mutex);
+      state().source.request_stop();
+    }
+  });
+#  endif
+  struct sigaction action {};
+  action.sa_handler = on_signal;  // no SA_RESTART: a blocked read of the prompt returns
+  sigaction(SIGINT, &action, &previous_action);
+}
+
+interrupt::~interrupt() {
+  sigaction(SIGINT, &previous_action, nullptr);
+#  if !defined(FLYWHEEL_SERIAL)
+  leaving = 1;
+  sem_post(&wake);
+  watcher().join();
+  leaving = 0;
+  sem_destroy(&wake);
+#  endif
+}
+#endif
+
+std::stop_token interrupt::token() const {
+  const std::lock_guard lock(state().mutex);
+  return state().source.get_token();
+}
+
+void interrupt::reset() {
+  const std::lock_guard lock(state().mutex);
+  state().source = std::stop_source();
+#if !defined(_WIN32)
+  pending = 0;
+#endif
+}
+
+}  // namespace flywheel::cli
