@@ -44,6 +44,25 @@ std::string_view type_name(const value& v) noexcept {
   return v.valueless_by_exception() ? std::string_view("nothing") : names[v.index()];
 }
 
+// libstdc++ 12 takes a variant of strings and vectors for one that is never without a value, and so runs into undefined
+// behaviour when the copy of an alternative throws. Copying the alternative first and moving it in avoids that.
+metadata::metadata(const metadata& other) : index_(other.index_) {
+  entries_.reserve(other.entries_.size());
+  for (const entry& e : other.entries_)
+    std::visit(
+        [&](const auto& held) {
+          auto copy = held;
+          entries_.push_back({e.key, value(std::move(copy))});
+        },
+        e.value);
+}
+
+metadata& metadata::operator=(metadata other) noexcept {
+  entries_.swap(other.entries_);
+  index_.swap(other.index_);
+  return *this;
+}
+
 const value* metadata::find(std::string_view key) const noexcept {
   const auto found = index_.find(key);
   return found == index_.end() ? nullptr : &entries_[found->second].value;

@@ -76,7 +76,7 @@ result<model> model::open(const io::archive& file, const model_options& options)
     auto vocabulary = tokenizer_of(file, engine->parameters);
     if (!vocabulary) return in_file(std::move(vocabulary).error(), file);
     s->tokenizer = *std::move(vocabulary);
-    s->meta = file.metadata();
+    s->file = file;
     s->info = info_of(file, engine->parameters);
     s->weight_bytes = engine->weight_bytes;
     s->engine = std::move(engine->engine);
@@ -100,7 +100,7 @@ result<footprint> model::predict(const io::archive& file, const session_options&
 }
 
 const model_info& model::info() const noexcept { return state_->info; }
-const io::metadata& model::metadata() const noexcept { return state_->meta; }
+const io::metadata& model::metadata() const noexcept { return state_->file.metadata(); }
 const text::tokenizer& model::tokenizer() const noexcept { return state_->tokenizer; }
 const flywheel::context& model::context() const noexcept { return state_->ctx; }
 std::size_t model::weight_bytes() const noexcept { return state_->weight_bytes; }

@@ -12,7 +12,7 @@ namespace flywheel::inline v0 {
 
 struct model::state {
   flywheel::context ctx;
-  io::metadata meta;
+  io::archive file;  ///< Its metadata; its mapped rows belong to the weights.
   model_info info;
   text::tokenizer tokenizer;
   std::unique_ptr<const detail::engine> engine;

@@ -152,8 +152,7 @@ struct fake_model {
     if (shape.vocabulary) {
       tiny_model tiny;
       tiny.vocab = std::min(shape.n_vocab, 320);
-      s->meta = tiny_metadata(tiny);
-      s->tokenizer = std::move(text::tokenizer::from_metadata(s->meta)).value();
+      s->tokenizer = std::move(text::tokenizer::from_metadata(tiny_metadata(tiny))).value();
     }
     auto made = std::make_unique<fake_engine>(shape);
     engine = made.get();

@@ -35,7 +35,14 @@ struct entry {
 /// std::bad_alloc, which changes nothing. Reading is thread-safe.
 class FLYWHEEL_API metadata {
  public:
-  [[nodiscard]] std::span<const entry> entries() const noexcept { return entries_; }
+  metadata() = default;
+  metadata(const metadata& other);
+  metadata(metadata&&) noexcept = default;
+  metadata& operator=(metadata other) noexcept;
+  ~metadata() = default;
+
+  [[nodiscard]] std::span<const entry> entries() const& noexcept { return entries_; }
+  std::span<const entry> entries() && = delete;  // would outlive its owner
   [[nodiscard]] bool contains(std::string_view key) const noexcept { return find(key) != nullptr; }
   /// Null when there is no such key.
   [[nodiscard]] const value* find(std::string_view key) const noexcept;

@@ -30,6 +30,7 @@ class linear_step final : public step {
     x_ = c.value(n.inputs[0]);
     glu_ = a.glu;
     if (a.norm) {
+      normed_ = true;
       norm_ = c.vector(n.inputs[a.norm_input()]);
       eps_ = a.norm->eps;
     }
@@ -86,7 +87,7 @@ class linear_step final : public step {
  private:
   [[nodiscard]] bool alone(std::int64_t rows) const { return rows == 1 || rows * x_.cols <= redundant_floats; }
   [[nodiscard]] std::size_t normed_bytes(std::int64_t rows) const {
-    return norm_ ? align64(static_cast<std::size_t>(rows * x_.cols) * sizeof(float)) : 0;
+    return normed_ ? align64(static_cast<std::size_t>(rows * x_.cols) * sizeof(float)) : 0;
   }
   [[nodiscard]] std::size_t layout_bytes(std::size_t layout, std::int64_t rows) const {
     return align64(layouts_[layout]->prepared_bytes(rows, x_.cols));
@@ -103,7 +104,7 @@ class linear_step final : public step {
   /// Rows [begin, end) of `rows`: normed if asked for, then in every layout. `area` holds the normed rows first.
   void prepare(const run_state& s, std::byte* area, std::int64_t begin, std::int64_t end, std::int64_t rows) const {
     const float* x = s.at(x_);
-    if (norm_) {
+    if (normed_) {
       auto* normed = reinterpret_cast<float*>(area);
       for (std::int64_t r = begin; r < end; ++r)
         kernels_.rms_norm(x + r * x_.cols, norm_, eps_, x_.cols, normed + r * x_.cols);
@@ -223,6 +224,7 @@ class linear_step final : public step {
 
   const kernels::kernel_set& kernels_;
   operand x_, residual_;
+  bool normed_ = false;  ///< Not the same as norm_: sizes are asked for before weights are there.
   const float* norm_ = nullptr;
   float eps_ = 0;
   std::optional<activation> glu_;
