@@ -39,6 +39,8 @@ function(room_of name out)
     set(${out} "${CMAKE_MATCH_2}" PARENT_SCOPE)
   elseif(name MATCHES "^kernels/")
     set(${out} "kernels" PARENT_SCOPE)
+  elseif(name MATCHES "^cli/")
+    set(${out} "cli" PARENT_SCOPE)  # the command has src/ in its include path
   endif()
 endfunction()
 
