@@ -143,6 +143,13 @@ std::vector<token_id> parse_ids(std::string_view list, const std::string& option
   return ids;
 }
 
+void require_room(const session& sequence, std::size_t tokens, const std::string& advice) {
+  if (tokens <= static_cast<std::size_t>(sequence.n_ctx())) return;
+  fail(errc::context_full, "--ctx",
+       "the context holds " + std::to_string(sequence.n_ctx()) + " tokens, " + std::to_string(tokens) +
+           " were given; " + advice);
+}
+
 text::tokenizer open_tokenizer(const std::filesystem::path& path) {
   const io::archive file = io::archive::open(path).value();
   auto made = text::tokenizer::from_metadata(file.metadata());

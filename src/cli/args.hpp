@@ -60,6 +60,9 @@ struct sampler_args {
 /// The vocabulary of a file, without loading its weights. Throws.
 [[nodiscard]] text::tokenizer open_tokenizer(const std::filesystem::path& path);
 
+/// Throws when a session cannot hold that many tokens. `advice` says what to do.
+void require_room(const session& sequence, std::size_t tokens, const std::string& advice);
+
 /// "; see 'flywheel NAME --help'".
 [[nodiscard]] std::string see_help(const CLI::App& app);
 

@@ -72,6 +72,7 @@ int embed_all(const embed_args& args) {
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (all[i].empty())
       fail(errc::invalid_argument, "text " + std::to_string(i + 1), "holds no tokens; give some text");
+    require_room(sequence, all[i].size(), "choose a larger --ctx or none, or give shorter texts");
     const std::vector<float> vector = sequence.embed(all[i], how, !args.no_normalize, {{}, stop.token()}).value();
     bar.update(i + 1, all.size());
     if (args.json) {

@@ -33,6 +33,7 @@ int write_logits(const logits_args& args) {
     if (static_cast<std::int64_t>(ids.size()) > usual) options.n_ctx = static_cast<std::int32_t>(ids.size());
   }
   session sequence = loaded.new_session(options).value();
+  require_room(sequence, ids.size(), "choose a larger --ctx or none");
   output_file out(args.out);
   std::vector<std::size_t> positions;
   progress_bar bar("computing");

@@ -52,37 +52,40 @@ struct timing {
   [[nodiscard]] double decode_tps() const { return decode > 0 ? static_cast<double>(tokens) / decode : 0; }
 };
 
-struct step_record {
-  token_id id;
-  float logprob;
-  std::vector<token_probability> top;
-};
-
 std::string piece_text(const model& loaded, token_id id) {
   if (!loaded.tokenizer()) return {};
   const token_id one[] = {id};
   return loaded.tokenizer().decode(one, {.render_special = true, .strip_leading_space = false}).value_or(std::string());
 }
 
-json logprobs_json(const model& loaded, const std::vector<step_record>& steps) {
+/// The most probable tokens of step `i`, most probable first.
+std::span<const token_probability> top_of(const generation& made, std::size_t i) {
+  const std::size_t each = made.ids.empty() ? 0 : made.top.size() / made.ids.size();
+  return std::span(made.top).subspan(i * each, each);
+}
+
+json logprobs_json(const model& loaded, const generation& made) {
   json all = json::array();
-  for (const step_record& step : steps) {
+  for (std::size_t i = 0; i < made.ids.size(); ++i) {
     json top = json::array();
-    for (const token_probability& t : step.top)
+    for (const token_probability& t : top_of(made, i))
       top.push_back({{"id", t.id}, {"text", piece_text(loaded, t.id)}, {"logprob", t.logprob}});
-    all.push_back({{"id", step.id}, {"text", piece_text(loaded, step.id)}, {"logprob", step.logprob}, {"top", top}});
+    all.push_back({{"id", made.ids[i]},
+                   {"text", piece_text(loaded, made.ids[i])},
+                   {"logprob", made.logprobs[i]},
+                   {"top", std::move(top)}});
   }
   return all;
 }
 
-std::string logprobs_table(const model& loaded, const std::vector<step_record>& steps) {
+std::string logprobs_table(const model& loaded, const generation& made) {
   table rows({{"id", table::align::right}, {"text"}, {"logprob", table::align::right}, {"most probable"}});
-  for (const step_record& step : steps) {
+  for (std::size_t i = 0; i < made.ids.size(); ++i) {
     std::string top;
-    for (const token_probability& t : step.top)
+    for (const token_probability& t : top_of(made, i))
       top += (top.empty() ? "" : "  ") + printable(piece_text(loaded, t.id)) + " " +
              decimal(100 * std::exp(static_cast<double>(t.logprob)), 1) + "%";
-    rows.row({std::to_string(step.id), piece_text(loaded, step.id), decimal(step.logprob, 4), top});
+    rows.row({std::to_string(made.ids[i]), piece_text(loaded, made.ids[i]), decimal(made.logprobs[i], 4), top});
   }
   return rows.text();
 }
@@ -97,6 +100,9 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
   options.keep = args.keep;
   session sequence = loaded.new_session(options).value();
 
+  if (!args.slide)
+    require_room(sequence, prompt.size(), "choose a larger --ctx, or --slide to let the older half go when it is full");
+
   timing times;
   times.prompt_tokens = prompt.size();
   auto start = std::chrono::steady_clock::now();
@@ -108,19 +114,16 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
 
   generate_options how = make_generate_options(args);
   how.control.stop = stop.token();
-  std::vector<step_record> steps;
   text_stream out;
   const auto each = [&](const generation_step& step) {
-    if (args.logprobs && step.id >= 0) steps.push_back({step.id, step.logprob, {step.top.begin(), step.top.end()}});
     if (!args.json) out.write(step.text);
     return true;
   };
   generation made;
   start = std::chrono::steady_clock::now();
-  if (how.max_tokens > 0) made = sequence.generate(how, each).value();
+  if (how.max_tokens != 0) made = sequence.generate(how, each).value();
   times.decode = seconds_since(start);
   times.tokens = made.ids.size();
-  if (steps.size() > made.ids.size()) steps.resize(made.ids.size());  // an end token is not part of the text
 
   if (args.json) {
     json result = {{"prompt_ids", prompt},
@@ -133,11 +136,11 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
                      {"decode_tps", times.decode_tps()},
                      {"prefill_seconds", times.prefill},
                      {"decode_seconds", times.decode}}}};
-    if (args.logprobs) result["logprobs"] = logprobs_json(loaded, steps);
+    if (args.logprobs) result["logprobs"] = logprobs_json(loaded, made);
     print_line(dump(result));
   } else {
     out.finish();
-    if (args.logprobs) print(logprobs_table(loaded, steps));
+    if (args.logprobs) print(logprobs_table(loaded, made));
     finish_stdout();
     if (is_terminal(stderr))
       std::fprintf(stderr, "[prompt: %zu tokens, %.1f/s; text: %zu tokens, %.1f/s; ended by %s]\n", prompt.size(),
@@ -150,7 +153,7 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
 
 generate_options make_generate_options(const run_args& args) {
   generate_options options;
-  options.max_tokens = args.max_tokens < 0 ? std::numeric_limits<std::int32_t>::max() : args.max_tokens;
+  options.max_tokens = args.max_tokens;
   options.sampler = args.sampler.options();
   options.ignore_eos = args.ignore_eos;
   options.stop_texts = args.stop_texts;

@@ -1,5 +1,6 @@
 #include "cli/terminal.hpp"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -68,20 +69,19 @@ BOOL WINAPI on_console_event(DWORD event) {
   return state().source.request_stop() ? TRUE : FALSE;  // the second time: end the program
 }
 #else
-volatile sig_atomic_t pending = 0;
+std::atomic<bool> pending = false;  // Ctrl-C was pressed and is not forgotten
+static_assert(std::atomic<bool>::is_always_lock_free);  // a signal handler may use it
 struct sigaction previous_action;
 #  if defined(FLYWHEEL_SERIAL)
 void on_signal(int) {
-  if (pending != 0) _exit(130);
-  pending = 1;
+  if (pending.exchange(true)) _exit(130);
   state().source.request_stop();
 }
 #  else
 sem_t wake;
-volatile sig_atomic_t leaving = 0;
+std::atomic<bool> leaving = false;
 void on_signal(int) {
-  if (pending != 0) _exit(130);
-  pending = 1;
+  if (pending.exchange(true)) _exit(130);
   sem_post(&wake);
 }
 std::thread& watcher() {
@@ -104,9 +104,9 @@ interrupt::interrupt() {
   watcher() = std::thread([] {
     while (true) {
       if (sem_wait(&wake) != 0) continue;
-      if (leaving != 0) return;
+      if (leaving) return;
       const std::lock_guard lock(state().mutex);
-      state().source.request_stop();
+      if (pending) state().source.request_stop();  // not when reset() was quicker
     }
   });
 #  endif
@@ -118,10 +118,10 @@ interrupt::interrupt() {
 interrupt::~interrupt() {
   sigaction(SIGINT, &previous_action, nullptr);
 #  if !defined(FLYWHEEL_SERIAL)
-  leaving = 1;
+  leaving = true;
   sem_post(&wake);
   watcher().join();
-  leaving = 0;
+  leaving = false;
   sem_destroy(&wake);
 #  endif
 }
@@ -136,7 +136,7 @@ void interrupt::reset() {
   const std::lock_guard lock(state().mutex);
   state().source = std::stop_source();
 #if !defined(_WIN32)
-  pending = 0;
+  pending = false;
 #endif
 }
 

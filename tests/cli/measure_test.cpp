@@ -77,7 +77,7 @@ TEST_CASE("logits takes more ids than the usual context") {
   arguments small = args;
   small.insert(small.end(), {"--ctx", "8"});
   std::filesystem::remove(m.folder / "out");
-  check_failure(flywheel_command(small), 1, "");
+  check_failure(flywheel_command(small), 1, "--ctx: the context holds 8 tokens, 41 were given");
   CHECK(!std::filesystem::exists(m.folder / "out"));
 }
 
@@ -188,6 +188,7 @@ TEST_CASE("embed gives one vector per text") {
   CHECK(text.code == 0);
   CHECK(std::count(text.out.begin(), text.out.end(), ' ') == 31);
   check_failure(flywheel_command({"embed", m.path, "--ids", ""}), 1, "no tokens");
+  check_failure(flywheel_command({"embed", m.path, "--ids", "1,300,301", "--ctx", "2"}), 1, "holds 2 tokens");
 }
 
 TEST_CASE("perplexity of a trained model is the published one") {
