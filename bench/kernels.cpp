@@ -4,10 +4,12 @@
 // hold.
 //
 //   bench-kernels --benchmark_filter='matmul/.*q4_0.*avx512'
+//   FLYWHEEL_BENCH_PREFETCH=0 bench-kernels ...               another prefetch distance than the default
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <string>
@@ -187,6 +189,7 @@ void matmul(benchmark::State& state, const matmul_kernel* kernel, std::int64_t m
   const std::string_view isa = kernels::cluster_names[static_cast<std::size_t>(kernel->isa)];
 
   const double compute_before = compute_roof(isa, int8), read_before = read_roof(pool.data());
+  const char* prefetch = std::getenv("FLYWHEEL_BENCH_PREFETCH");
   std::size_t copy = 0;
   const double start = now();
   for (auto _ : state) {
@@ -199,6 +202,7 @@ void matmul(benchmark::State& state, const matmul_kernel* kernel, std::int64_t m
     args.n = n;
     args.y = y.data();
     args.y_stride = n;
+    if (prefetch) args.prefetch_bytes = static_cast<std::size_t>(std::atol(prefetch));
     kernel->run(args);
     copy = copy + 1 == copies ? 0 : copy + 1;
     benchmark::ClobberMemory();

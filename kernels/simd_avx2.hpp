@@ -66,7 +66,12 @@ struct simd {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  // As assembly, because of the intrinsic GCC drops calls to functions that only prefetch, and gathers many into
+  // bursts, which fill the core's few slots for misses: a third of the bandwidth is lost. Always inlined for the same
+  // reason.
+  [[gnu::always_inline]] static inline void prefetch(const void* p) {
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+  }
 
   static floats load_f16(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
   static floats load_f16_part(const void* p, std::int64_t n) {

@@ -57,7 +57,12 @@ struct simd {
   }
   static float largest(floats x) { return _mm512_reduce_max_ps(x); }
   static float sum(floats x) { return _mm512_reduce_add_ps(x); }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  // As assembly, because of the intrinsic GCC drops calls to functions that only prefetch, and gathers many into
+  // bursts, which fill the core's few slots for misses: a third of the bandwidth is lost. Always inlined for the same
+  // reason.
+  [[gnu::always_inline]] static inline void prefetch(const void* p) {
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+  }
 
   // Half precision.
   static floats load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }

@@ -116,7 +116,7 @@ struct f32_product {
         for (std::int64_t k0 = 0; k0 < args.k; k0 += f32_chunk) {
           const std::int64_t length = least(f32_chunk, args.k - k0);
           const std::byte* w = panel + bytes_of(k0) * panel_cols;
-          std::size_t ahead = direct ? prefetch_ahead : 0;
+          std::size_t ahead = direct ? args.prefetch_bytes : 0;
           if constexpr (!direct) w = decode(w, length, decoder, tile, column);
           for (std::int64_t row = begin; row < end; row += tile_rows, ahead = 0) {
             const std::int64_t rows = least(tile_rows, end - row);

@@ -22,8 +22,10 @@ struct dot2_tiles {
 
   /// Steps Step .. End - 1 into sums of two, 16 bits; the first one sets them.
   template <class Panel, int R, int Step, int End, bool First>
-  [[gnu::always_inline]] static inline void small_steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2]) {
+  [[gnu::always_inline]] static inline void small_steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2],
+                                                        const std::byte* next) {
     if constexpr (Step < End) {
+      prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W w[2] = {Panel::codes::template at<Step>(codes, 0), Panel::codes::template at<Step>(codes, 1)};
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -34,14 +36,16 @@ struct dot2_tiles {
           acc[r][v] = First ? sums : S::add_halves(acc[r][v], sums);
         }
       }
-      small_steps<Panel, R, Step + 1, End, false>(codes, q, acc);
+      small_steps<Panel, R, Step + 1, End, false>(codes, q, acc, next);
     }
   }
 
   /// Steps Step .. End - 1 into int32 totals.
   template <class Panel, int R, int Step, int End>
-  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&total)[R][2]) {
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&total)[R][2],
+                                                  const std::byte* next) {
     if constexpr (Step < End && Panel::zero == 128) {
+      prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W bit = S::set1_byte(0x80);
       W w[2], magnitude[2];
 #pragma GCC unroll 2
@@ -56,18 +60,18 @@ struct dot2_tiles {
         for (int v = 0; v < 2; ++v)
           total[r][v] = S::add_words(total[r][v], S::pair_sums(S::dot2(magnitude[v], S::sign_bytes(a, w[v]))));
       }
-      steps<Panel, R, Step + 1, End>(codes, q, total);
+      steps<Panel, R, Step + 1, End>(codes, q, total, next);
     } else if constexpr (Step < End) {
       constexpr int together = 32767 / (2 * 127 * Panel::largest);
       static_assert(together >= 1);
       constexpr int stop = Step + together < End ? Step + together : End;
       W acc[R][2];
-      small_steps<Panel, R, Step, stop, true>(codes, q, acc);
+      small_steps<Panel, R, Step, stop, true>(codes, q, acc, next);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < 2; ++v) total[r][v] = S::add_words(total[r][v], S::pair_sums(acc[r][v]));
-      steps<Panel, R, stop, End>(codes, q, total);
+      steps<Panel, R, stop, End>(codes, q, total, next);
     }
   }
 
@@ -79,10 +83,13 @@ struct dot2_tiles {
 #pragma GCC unroll 8
     for (int i = 0; i < 2 * R; ++i) S::store(sums + i * S::width, S::zero());
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
-      for (std::size_t line = 0; line < scales::bytes; line += 64) S::prefetch(panel + ahead + line);
-      const std::byte* codes = panel + scales::bytes;
-      for (int block = 0; block < Panel::blocks; ++block, codes += Panel::codes::bytes) {
-        for (std::size_t line = 0; line < Panel::codes::bytes; line += 64) S::prefetch(codes + ahead + line);
+      const std::byte* at = panel + scales::unit_bytes;
+      for (int block = 0; block < Panel::blocks; ++block, at += Panel::block_bytes) {
+        const scale_place place = {panel, at, block};
+        const std::byte* const codes = at + scales::block_bytes;
+        // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
+        const std::byte* const next =
+            ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
         const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
         const float* const scale = reinterpret_cast<const float*>(x) + halves * R;
         const std::int32_t* const q = sum + (halves + 1) * R;
@@ -94,19 +101,19 @@ struct dot2_tiles {
           for (int r = 0; r < R; ++r)
             total[r][0] = total[r][1] = Panel::zero == 128 ? S::set1_word(0) : start_sum<Panel, S>(sum[half * R + r]);
           if (half == 0)
-            steps<Panel, R, 0, steps_of_half>(codes, q, total);
+            steps<Panel, R, 0, steps_of_half>(codes, q, total, next);
           else
-            steps<Panel, R, steps_of_half, 8>(codes, q, total);
+            steps<Panel, R, steps_of_half, 8>(codes, q, total, next);
 #pragma GCC unroll 2
           for (int v = 0; v < 2; ++v) {
-            const V d = scales::scale(panel, block * halves + half, v);
+            const V d = scales::scale(place, half, v);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
               const V s = S::to_floats(total[r][v]);
               t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
             }
             if constexpr (scales::has_minimum) {
-              const V m = scales::minimum(panel, block * halves + half, v);
+              const V m = scales::minimum(place, half, v);
 #pragma GCC unroll 8
               for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
             }

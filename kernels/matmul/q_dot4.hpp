@@ -17,8 +17,10 @@ struct dot4_tiles {
 
   /// Steps Step .. End - 1: acc[r][v] += four products each.
   template <class Panel, int R, int Step, int End>
-  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2]) {
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2],
+                                                  const std::byte* next) {
     if constexpr (Step < End) {
+      prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W w0 = Panel::codes::template at<Step>(codes, 0);
       const W w1 = Panel::codes::template at<Step>(codes, 1);
 #pragma GCC unroll 8
@@ -27,7 +29,7 @@ struct dot4_tiles {
         acc[r][0] = S::dot4(acc[r][0], w0, a);
         acc[r][1] = S::dot4(acc[r][1], w1, a);
       }
-      steps<Panel, R, Step + 1, End>(codes, q, acc);
+      steps<Panel, R, Step + 1, End>(codes, q, acc, next);
     }
   }
 
@@ -40,10 +42,13 @@ struct dot4_tiles {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) f[r][0] = f[r][1] = S::zero();
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
-      for (std::size_t line = 0; line < scales::bytes; line += 64) S::prefetch(panel + ahead + line);
-      const std::byte* codes = panel + scales::bytes;
-      for (int block = 0; block < Panel::blocks; ++block, codes += Panel::codes::bytes) {
-        for (std::size_t line = 0; line < Panel::codes::bytes; line += 64) S::prefetch(codes + ahead + line);
+      const std::byte* at = panel + scales::unit_bytes;
+      for (int block = 0; block < Panel::blocks; ++block, at += Panel::block_bytes) {
+        const scale_place place = {panel, at, block};
+        const std::byte* const codes = at + scales::block_bytes;
+        // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
+        const std::byte* const next =
+            ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
         const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
         const float* const scale = reinterpret_cast<const float*>(x) + halves * R;
         const std::int32_t* const q = sum + (halves + 1) * R;
@@ -54,19 +59,19 @@ struct dot4_tiles {
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start_sum<Panel, S>(sum[half * R + r]);
           if (half == 0)
-            steps<Panel, R, 0, steps_of_half>(codes, q, acc);
+            steps<Panel, R, 0, steps_of_half>(codes, q, acc, next);
           else
-            steps<Panel, R, steps_of_half, 8>(codes, q, acc);
+            steps<Panel, R, steps_of_half, 8>(codes, q, acc, next);
 #pragma GCC unroll 2
           for (int v = 0; v < 2; ++v) {
-            const V d = scales::scale(panel, block * halves + half, v);
+            const V d = scales::scale(place, half, v);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
               const V s = S::to_floats(acc[r][v]);
               t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
             }
             if constexpr (scales::has_minimum) {
-              const V m = scales::minimum(panel, block * halves + half, v);
+              const V m = scales::minimum(place, half, v);
 #pragma GCC unroll 8
               for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
             }

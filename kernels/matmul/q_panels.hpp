@@ -2,16 +2,18 @@
 // simd_*.hpp.
 //
 // A panel is `panel_cols` = 2 vectors of columns wide (a vector holds four consecutive k of width columns) and runs
-// along K in units of one file block: a header with the scales of all columns, then for each 32 of K the codes. One
-// step is four consecutive k, so 32 of K are steps 0-7, each of two vectors v = 0, 1.
+// along K in units of one file block: the scales of the unit, then for each 32 of K (a block) its own scales and the
+// codes. One step is four consecutive k, so a block is steps 0-7, each of two vectors v = 0, 1. Everything lies in the
+// order in which it is needed: hardware prefetchers follow ascending addresses only.
 //
-//   scales (header)                            codes of 32 k (vectors of `bytes`)
-//   f16_scales      f16 d[cols]                nibbles      [4][2]: low nibbles step 2j, high nibbles step 2j + 1
-//   f16_minima      f16 d[cols], m[cols]       + fifth bit  [2]: bit s of a byte belongs to step s
-//   e8m0_scales     u8 e[cols]                 + two bits   [2][2]: bits 2 (s % 4) of vector s / 4 belong to step s
-//   k_scales        f16 d[cols], i8 s[n][cols] two bits     [2][2]: the same
-//   k_minima        f16 d, m; u8 s[8], m[8]    + third bit  [2]: bit s of a byte belongs to step s
-//   k_nibbles       f16 d, m; u8 sm[16]        bytes        [8][2]
+//   scales          of the unit               of a block         codes of a block (in vectors)
+//   f16_scales      f16 d[cols]                                  nibbles     [4][2]: low nibbles step 2j, high step 2j
+//   + 1 f16_minima      f16 d[cols], m[cols]                         fifth bit   [2]: bit s of a byte is step s;
+//   nibbles e8m0_scales     u8 e[cols]                                   six bits    [2] times: two bits [2], nibbles
+//   [2][2] k_scales_32     f16 d[cols], i8 s[8][cols]                   two bits    [2][2]: bits 2 (s % 4) of vector s
+//   / 4 are step s k_scales_16     f16 d[cols]               i8 s[2][cols]      third bit   [2]: bit s of a byte is
+//   step s; two bits k_minima        f16 d[cols], m[cols]      u8 s[cols], m      bytes       [8][2] k_nibbles f16
+//   d[cols], m[cols]      u8 sm[2][cols]
 //
 // Sizes equal the file's but for Q4_K, Q5_K, IQ4_XS (2.8%, 2.3%, 1.5% more) and Q3_K (3.6% more), whose sub-block
 // scales are unpacked to bytes.
@@ -67,7 +69,7 @@ struct level_nibbles : nibbles<S> {
   }
 };
 
-/// One more bit per code behind another layout: bit `Low` of the code.
+/// One more bit per code before another layout: bit `Low` of the code.
 template <class S, class Lower, int Low>
 struct plus_one_bit : code_bytes<S> {
   using typename code_bytes<S>::words;
@@ -77,58 +79,70 @@ struct plus_one_bit : code_bytes<S> {
 
   template <int Step>
   static typename S::bytes at(const std::byte* p, int v) {
-    const auto bits = S::load_bytes(p + Lower::bytes + static_cast<std::size_t>(v) * vector);
-    return S::merge(Lower::template at<Step>(p, v), S::template shift<Step - Low>(bits), S::set1_byte(1 << Low));
+    const auto bits = S::load_bytes(p + static_cast<std::size_t>(v) * vector);
+    return S::merge(Lower::template at<Step>(p + 2 * vector, v), S::template shift<Step - Low>(bits),
+                    S::set1_byte(1 << Low));
   }
   static void put(const words& w, std::byte* p) {
-    Lower::put(w, p);
+    Lower::put(w, p + 2 * vector);
     std::uint32_t out[cols] = {};
     for (int s = 0; s < 8; ++s)
       for (int c = 0; c < cols; ++c) out[c] |= (w[s][c] >> Low & 0x01010101) << s;
-    std::memcpy(p + Lower::bytes, out, sizeof out);
+    std::memcpy(p, out, sizeof out);
   }
 };
 
-/// Bits Low and Low + 1 of the codes, [2][2] vectors.
-template <class S, int Low>
+/// The low two bits, [2][2] vectors.
+template <class S>
 struct two_bits : code_bytes<S> {
   using typename code_bytes<S>::words;
   using code_bytes<S>::vector;
   using code_bytes<S>::cols;
   static constexpr std::size_t bytes = 4 * vector;
 
-  /// In place, with other bits around them.
-  template <int Step>
-  static typename S::bytes raw(const std::byte* p, int v) {
-    return S::template shift<Step % 4 * 2 - Low>(
-        S::load_bytes(p + static_cast<std::size_t>(Step / 4 * 2 + v) * vector));
-  }
   template <int Step>
   static typename S::bytes at(const std::byte* p, int v) {
-    return S::and_bits(raw<Step>(p, v), S::set1_byte(3 << Low));
+    const auto packed = S::load_bytes(p + static_cast<std::size_t>(Step / 4 * 2 + v) * vector);
+    return S::and_bits(S::template shift<Step % 4 * 2>(packed), S::set1_byte(3));
   }
   static void put(const words& w, std::byte* p) {
     for (int half = 0; half < 2; ++half) {
       std::uint32_t out[cols] = {};
       for (int s = 0; s < 4; ++s)
-        for (int c = 0; c < cols; ++c) out[c] |= (w[4 * half + s][c] >> Low & 0x03030303) << (2 * s);
+        for (int c = 0; c < cols; ++c) out[c] |= (w[4 * half + s][c] & 0x03030303) << (2 * s);
       std::memcpy(p + half * 2 * vector, out, sizeof out);
     }
   }
 };
 
+/// For four steps each: the upper two bits [2], then the nibbles [2][2].
 template <class S>
 struct six_bits : code_bytes<S> {
   using typename code_bytes<S>::words;
-  static constexpr std::size_t bytes = nibbles<S>::bytes + two_bits<S, 4>::bytes;
+  using code_bytes<S>::vector;
+  using code_bytes<S>::cols;
+  static constexpr std::size_t bytes = 12 * vector;
+
   template <int Step>
   static typename S::bytes at(const std::byte* p, int v) {
-    return S::merge(nibbles<S>::template at<Step>(p, v), two_bits<S, 4>::template raw<Step>(p + nibbles<S>::bytes, v),
-                    S::set1_byte(3 << 4));
+    p += Step / 4 * 6 * vector + static_cast<std::size_t>(v) * vector;
+    const auto low = S::load_bytes(p + (2 + Step % 4 / 2 * 2) * vector);
+    const auto high = S::template shift<Step % 4 * 2 - 4>(S::load_bytes(p));
+    return S::merge(S::and_bits(S::template shift<Step % 2 * 4>(low), S::set1_byte(15)), high, S::set1_byte(0x30));
   }
   static void put(const words& w, std::byte* p) {
-    nibbles<S>::put(w, p);
-    two_bits<S, 4>::put(w, p + nibbles<S>::bytes);
+    for (int half = 0; half < 2; ++half, p += 6 * vector) {
+      std::uint32_t high[cols] = {};
+      for (int s = 0; s < 4; ++s)
+        for (int c = 0; c < cols; ++c) high[c] |= (w[4 * half + s][c] >> 4 & 0x03030303) << (2 * s);
+      std::memcpy(p, high, sizeof high);
+      for (int j = 0; j < 2; ++j) {
+        std::uint32_t out[cols];
+        for (int c = 0; c < cols; ++c)
+          out[c] = (w[4 * half + 2 * j][c] & 0x0f0f0f0f) | (w[4 * half + 2 * j + 1][c] & 0x0f0f0f0f) << 4;
+        std::memcpy(p + (2 + 2 * j) * vector, out, sizeof out);
+      }
+    }
   }
 };
 
@@ -144,100 +158,119 @@ struct whole_bytes : code_bytes<S> {
   static void put(const words& w, std::byte* p) { std::memcpy(p, w, sizeof w); }
 };
 
-// ---- Scales. `scale(header, sub, v)`: of sub-block `sub` for vector v of columns. `minimum`: what must be multiplied
-// with -8 * sum(a) and added, that is minimum / 8.
+// ---- Scales. `scale(at, half, v)`: of that half of the block for vector v of columns. `minimum`: what must be
+// multiplied with -8 * sum(a) and added, that is minimum / 8.
+
+/// Where a block's scales are.
+struct scale_place {
+  const std::byte* unit;   ///< the unit's scales
+  const std::byte* block;  ///< the block's scales
+  int index;               ///< of the block in its unit
+};
 
 template <class S>
 struct scale_base {
   using V = typename S::floats;
   static constexpr int cols = 2 * S::width;
+  static constexpr std::size_t block_bytes = 0;
   static constexpr bool has_minimum = false;
   static V f16(const std::byte* p, int v) { return S::load_f16(p + v * S::width * 2); }
   static void put_u16(std::byte* p, int c, std::uint16_t x) { std::memcpy(p + 2 * c, &x, 2); }
+  static void put_block(std::byte*, int, int, const block_parts&) {}
 };
 
 template <class S>
 struct f16_scales : scale_base<S> {
   using scale_base<S>::cols;
-  static constexpr std::size_t bytes = 2 * cols;
-  static auto scale(const std::byte* h, int, int v) { return scale_base<S>::f16(h, v); }
-  static void put(std::byte* h, int c, const block_parts& parts) { scale_base<S>::put_u16(h, c, parts.d); }
+  static constexpr std::size_t unit_bytes = 2 * cols;
+  static auto scale(const scale_place& at, int, int v) { return scale_base<S>::f16(at.unit, v); }
+  static void put_unit(std::byte* p, int c, const block_parts& parts) { scale_base<S>::put_u16(p, c, parts.d); }
+};
+
+/// d and m, of a file block or of its sub-blocks' scales.
+template <class S>
+struct two_f16 : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr std::size_t unit_bytes = 4 * cols;
+  static constexpr bool has_minimum = true;
+  static auto d(const scale_place& at, int v) { return scale_base<S>::f16(at.unit, v); }
+  static auto m(const scale_place& at, int v, float factor) {
+    return S::mul(scale_base<S>::f16(at.unit + 2 * cols, v), S::set1(factor));
+  }
+  static void put_unit(std::byte* p, int c, const block_parts& parts) {
+    scale_base<S>::put_u16(p, c, parts.d);
+    scale_base<S>::put_u16(p + 2 * cols, c, parts.m);
+  }
 };
 
 template <class S>
-struct f16_minima : scale_base<S> {
-  using scale_base<S>::cols;
-  static constexpr std::size_t bytes = 4 * cols;
-  static constexpr bool has_minimum = true;
-  static auto scale(const std::byte* h, int, int v) { return scale_base<S>::f16(h, v); }
-  static auto minimum(const std::byte* h, int, int v) {  // the formats add m
-    return S::mul(scale_base<S>::f16(h + 2 * cols, v), S::set1(-0.125f));
-  }
-  static void put(std::byte* h, int c, const block_parts& parts) {
-    scale_base<S>::put_u16(h, c, parts.d);
-    scale_base<S>::put_u16(h + 2 * cols, c, parts.m);
-  }
+struct f16_minima : two_f16<S> {
+  static auto scale(const scale_place& at, int, int v) { return two_f16<S>::d(at, v); }
+  static auto minimum(const scale_place& at, int, int v) { return two_f16<S>::m(at, v, -0.125f); }  // the formats add m
 };
 
 template <class S>
 struct e8m0_scales : scale_base<S> {
-  using scale_base<S>::cols;
-  static constexpr std::size_t bytes = cols;
-  static auto scale(const std::byte* h, int, int v) { return S::load_e8m0(h + v * S::width); }
-  static void put(std::byte* h, int c, const block_parts& parts) { h[c] = static_cast<std::byte>(parts.d); }
+  static constexpr std::size_t unit_bytes = scale_base<S>::cols;
+  static auto scale(const scale_place& at, int, int v) { return S::load_e8m0(at.unit + v * S::width); }
+  static void put_unit(std::byte* p, int c, const block_parts& parts) { p[c] = static_cast<std::byte>(parts.d); }
 };
 
-template <class S, int N>
-struct k_scales : scale_base<S> {
+template <class S>
+struct k_scales_32 : scale_base<S> {
   using scale_base<S>::cols;
-  static constexpr std::size_t bytes = 2 * cols + N * cols;
-  static auto scale(const std::byte* h, int sub, int v) {
-    return S::mul(scale_base<S>::f16(h, v), S::load_i8(h + 2 * cols + sub * cols + v * S::width));
+  static constexpr std::size_t unit_bytes = 2 * cols + 8 * cols;
+  static auto scale(const scale_place& at, int, int v) {
+    return S::mul(scale_base<S>::f16(at.unit, v), S::load_i8(at.unit + (2 + at.index) * cols + v * S::width));
   }
-  static void put(std::byte* h, int c, const block_parts& parts) {
-    scale_base<S>::put_u16(h, c, parts.d);
-    for (int j = 0; j < N; ++j) h[2 * cols + j * cols + c] = static_cast<std::byte>(parts.scale[j]);
+  static void put_unit(std::byte* p, int c, const block_parts& parts) {
+    scale_base<S>::put_u16(p, c, parts.d);
+    for (int j = 0; j < 8; ++j) p[(2 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
   }
 };
 
 template <class S>
-struct k_minima : scale_base<S> {
+struct k_scales_16 : scale_base<S> {
   using scale_base<S>::cols;
-  static constexpr std::size_t bytes = 4 * cols + 16 * cols;
-  static constexpr bool has_minimum = true;
-  static auto scale(const std::byte* h, int sub, int v) {
-    return S::mul(scale_base<S>::f16(h, v), S::load_u8(h + (4 + sub) * cols + v * S::width));
+  static constexpr std::size_t unit_bytes = 2 * cols;
+  static constexpr std::size_t block_bytes = 2 * cols;
+  static auto scale(const scale_place& at, int half, int v) {
+    return S::mul(scale_base<S>::f16(at.unit, v), S::load_i8(at.block + half * cols + v * S::width));
   }
-  static auto minimum(const std::byte* h, int sub, int v) {
-    return S::mul(S::mul(scale_base<S>::f16(h + 2 * cols, v), S::set1(0.125f)),
-                  S::load_u8(h + (12 + sub) * cols + v * S::width));
-  }
-  static void put(std::byte* h, int c, const block_parts& parts) {
-    scale_base<S>::put_u16(h, c, parts.d);
-    scale_base<S>::put_u16(h + 2 * cols, c, parts.m);
-    for (int j = 0; j < 8; ++j) {
-      h[(4 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
-      h[(12 + j) * cols + c] = static_cast<std::byte>(parts.minimum[j]);
-    }
+  static void put_unit(std::byte* p, int c, const block_parts& parts) { scale_base<S>::put_u16(p, c, parts.d); }
+  static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
+    for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
   }
 };
 
 template <class S>
-struct k_nibbles : scale_base<S> {
-  using scale_base<S>::cols;
-  static constexpr std::size_t bytes = 4 * cols + 16 * cols;
-  static constexpr bool has_minimum = true;
-  static auto scale(const std::byte* h, int sub, int v) {
-    return S::mul(scale_base<S>::f16(h, v), S::load_u4(h + (4 + sub) * cols + v * S::width, false));
+struct k_minima : two_f16<S> {
+  using two_f16<S>::cols;
+  static constexpr std::size_t block_bytes = 2 * cols;
+  static auto scale(const scale_place& at, int, int v) {
+    return S::mul(two_f16<S>::d(at, v), S::load_u8(at.block + v * S::width));
   }
-  static auto minimum(const std::byte* h, int sub, int v) {
-    return S::mul(S::mul(scale_base<S>::f16(h + 2 * cols, v), S::set1(0.125f)),
-                  S::load_u4(h + (4 + sub) * cols + v * S::width, true));
+  static auto minimum(const scale_place& at, int, int v) {
+    return S::mul(two_f16<S>::m(at, v, 0.125f), S::load_u8(at.block + cols + v * S::width));
   }
-  static void put(std::byte* h, int c, const block_parts& parts) {
-    scale_base<S>::put_u16(h, c, parts.d);
-    scale_base<S>::put_u16(h + 2 * cols, c, parts.m);
-    for (int j = 0; j < 16; ++j) h[(4 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
+  static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
+    p[c] = static_cast<std::byte>(parts.scale[index]);
+    p[cols + c] = static_cast<std::byte>(parts.minimum[index]);
+  }
+};
+
+template <class S>
+struct k_nibbles : two_f16<S> {
+  using two_f16<S>::cols;
+  static constexpr std::size_t block_bytes = 2 * cols;
+  static auto scale(const scale_place& at, int half, int v) {
+    return S::mul(two_f16<S>::d(at, v), S::load_u4(at.block + half * cols + v * S::width, false));
+  }
+  static auto minimum(const scale_place& at, int half, int v) {
+    return S::mul(two_f16<S>::m(at, v, 0.125f), S::load_u4(at.block + half * cols + v * S::width, true));
+  }
+  static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
+    for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
   }
 };
 
@@ -256,7 +289,8 @@ struct q_panel {
   static constexpr std::int64_t elements = info(Weight)->block_elements;  ///< Of K in a unit.
   static constexpr std::size_t file_bytes_of_unit = info(Weight)->block_bytes;
   static constexpr int blocks = elements / 32;
-  static constexpr std::size_t unit_bytes = Scales::bytes + blocks * Codes::bytes;
+  static constexpr std::size_t block_bytes = Scales::block_bytes + Codes::bytes;
+  static constexpr std::size_t unit_bytes = Scales::unit_bytes + blocks * block_bytes;
 
   /// Packs one unit from the blocks of `n` <= cols columns, stride bytes apart.
   static void pack(const std::byte* from, std::size_t stride, int n, std::byte* unit) {
@@ -267,11 +301,15 @@ struct q_panel {
         take_apart<Weight>(reinterpret_cast<file_bytes>(from + static_cast<std::size_t>(c) * stride), parts);
       else
         std::memset(&parts, 0, sizeof parts);
-      Scales::put(unit, c, parts);
+      Scales::put_unit(unit, c, parts);
+      for (int b = 0; b < blocks; ++b) Scales::put_block(unit + block_at(b), c, b, parts);
       for (int b = 0; b < blocks; ++b)
         for (int s = 0; s < 8; ++s) std::memcpy(&words[b][s][c], parts.code + 32 * b + 4 * s, 4);
     }
-    for (int b = 0; b < blocks; ++b) Codes::put(words[b], unit + Scales::bytes + b * Codes::bytes);
+    for (int b = 0; b < blocks; ++b) Codes::put(words[b], unit + block_at(b) + Scales::block_bytes);
+  }
+  static constexpr std::size_t block_at(int b) {
+    return Scales::unit_bytes + static_cast<std::size_t>(b) * block_bytes;
   }
 };
 
@@ -291,10 +329,10 @@ FLYWHEEL_Q_PANEL(iq4_nl, level_nibbles<S, iq4_levels_128>, f16_scales<S>, 128, 2
 FLYWHEEL_Q_PANEL(mxfp4, level_nibbles<S, fp4_levels_16>, e8m0_scales<S>, 16, 28)
 FLYWHEEL_Q_PANEL(q4_k, nibbles<S>, k_minima<S>, 0, 15)
 FLYWHEEL_Q_PANEL(q5_k, plus_one_bit<S, nibbles<S>, 4>, k_minima<S>, 0, 31)
-FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales<S, 16>, 32, 63, 2)
-FLYWHEEL_Q_PANEL(iq4_xs, level_nibbles<S, iq4_levels_128>, k_scales<S, 8>, 128, 241)
-FLYWHEEL_Q_PANEL(q2_k, two_bits<S, 0>, k_nibbles<S>, 0, 3, 2)
-FLYWHEEL_Q_PANEL(q3_k, plus_one_bit<S, two_bits<S, 0>, 2>, k_scales<S, 16>, 4, 7, 2)
+FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales_16<S>, 32, 63, 2)
+FLYWHEEL_Q_PANEL(iq4_xs, level_nibbles<S, iq4_levels_128>, k_scales_32<S>, 128, 241)
+FLYWHEEL_Q_PANEL(q2_k, two_bits<S>, k_nibbles<S>, 0, 3, 2)
+FLYWHEEL_Q_PANEL(q3_k, plus_one_bit<S, two_bits<S>, 2>, k_scales_16<S>, 4, 7, 2)
 #undef FLYWHEEL_Q_PANEL
 
 }  // namespace

@@ -63,6 +63,16 @@ template <class Panel, class S>
     return S::template scale_word<Panel::zero>(S::set1_word(sum));
 }
 
+/// Prefetches step Step's eighth of the lines of `Bytes` bytes at p. Called for all steps and blocks of a panel it
+/// touches lines in the order of their addresses, whatever the order of the loads: hardware prefetchers then follow,
+/// which a burst per block or two interleaved streams prevent (measured: a third of the bandwidth).
+template <class S, std::size_t Bytes, int Step>
+[[gnu::always_inline]] inline void prefetch_step(const std::byte* p) {
+  constexpr std::size_t lines = (Bytes + 63) / 64;
+#pragma GCC unroll 8
+  for (std::size_t line = lines * Step / 8; line < lines * (Step + 1) / 8; ++line) S::prefetch(p + 64 * line);
+}
+
 /// Tiles supplies tile_rows and
 ///   template <class Panel, int R> static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units,
 ///                                                      float* sums, std::size_t ahead)
@@ -110,7 +120,7 @@ struct q_product {
         bytes < panel_group_bytes ? static_cast<std::int64_t>(panel_group_bytes / bytes) : 1;
     const std::int64_t group = group_panels * Panel::cols;
     for (std::int64_t begin = 0; begin < args.n; begin += group) {
-      std::size_t ahead = prefetch_ahead;
+      std::size_t ahead = args.prefetch_bytes;
       for (std::int64_t row = args.row_begin; row < args.row_end; row += tile_rows, ahead = 0) {
         const std::int64_t rows = least(tile_rows, args.row_end - row);
         const std::byte* x = args.prepared + static_cast<std::size_t>(row) * row_bytes(args.k);
