@@ -13,7 +13,7 @@ namespace {
 
 // PCRE2 takes its memory where the library takes its own.
 void* allocate(std::size_t size, void*) { return ::operator new(size, std::nothrow); }
-void release(void* p, void*) { ::operator delete(p, std::nothrow); }
+void release(void* p, void*) { ::operator delete(p); }
 
 struct general_context {
   pcre2_general_context* value = pcre2_general_context_create(allocate, release, nullptr);

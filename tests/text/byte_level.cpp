@@ -3,6 +3,7 @@
 
 #include "flywheel/detail/utf8.hpp"
 #include "src/text/pretokenizer.hpp"
+#include "support/catch.hpp"
 #include "vocabularies.hpp"
 
 using namespace flywheel;

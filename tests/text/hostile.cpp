@@ -4,6 +4,7 @@
 
 #include "flywheel/detail/utf8.hpp"
 #include "src/text/pretokenizer.hpp"
+#include "support/catch.hpp"
 #include "support/failing_new.hpp"
 #include "vocabularies.hpp"
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <string>
 
+#include "support/catch.hpp"
 #include "vocabularies.hpp"
 
 using namespace flywheel;

@@ -5,6 +5,7 @@
 
 #include "flywheel/detail/utf8.hpp"
 #include "src/text/charsmap.hpp"
+#include "support/catch.hpp"
 #include "vocabularies.hpp"
 
 using namespace flywheel;

@@ -1,5 +1,6 @@
 // Tokens with a role, and the decoder.
 #include "flywheel/detail/utf8.hpp"
+#include "support/catch.hpp"
 #include "vocabularies.hpp"
 
 using namespace flywheel;

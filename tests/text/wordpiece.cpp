@@ -1,3 +1,4 @@
+#include "support/catch.hpp"
 #include "vocabularies.hpp"
 
 using namespace flywheel;
