@@ -1,0 +1,217 @@
+// What sessions promise, on the real engine: results do not depend, bit for bit, on how tokens were divided into calls
+// and chunks, on threads, or on how the cache came to hold what it holds.
+#include <algorithm>
+#include <thread>
+
+#include "flywheel/model/model.hpp"
+#include "support/catch.hpp"
+#include "support/data.hpp"
+#include "support/temp_folder.hpp"
+#include "support/tiny_model.hpp"
+
+namespace flywheel {
+namespace {
+
+using test::temp_folder;
+
+model open(const std::filesystem::path& path, unsigned threads) {
+  context_options options;
+  options.threads = threads;
+  model_options opening;
+  opening.context = context::create(options).value();
+  return model::open(path, opening).value();
+}
+
+/// Random models of several kinds, and the trained one when it is here; each path opened with one and with three
+/// threads.
+struct subjects {
+  temp_folder folder;
+  std::vector<std::pair<std::string, std::filesystem::path>> paths;
+
+  subjects() {
+    const auto add = [&](const char* name, auto&& change) {
+      test::tiny_model m;
+      m.layers = 2;
+      m.hidden = 64;
+      m.context = 400;
+      change(m);
+      test::write_tiny_model(folder / name, m);
+      paths.emplace_back(name, folder / name);
+    };
+    add("f32", [](auto&) {});
+    add("q8_0", [](auto& m) { m.weights = dtype::q8_0, m.tied = false; });
+    add("experts", [](auto& m) { m.experts = 4; });
+    const std::filesystem::path trained = test::shared_data("family/models/tiny-base/gguf/tiny-base-f16.gguf");
+    if (trained.empty())
+      WARN("without the trained model: shared data not found");
+    else
+      paths.emplace_back("tiny-base", trained);
+  }
+};
+
+std::vector<token_id> ids_for(const model& m, std::size_t n, std::uint64_t seed = 1) {
+  test::tiny_random random(seed);
+  std::vector<token_id> ids(n);
+  for (token_id& id : ids) id = 3 + static_cast<token_id>(random.uniform() * static_cast<float>(m.info().n_vocab - 3));
+  return ids;
+}
+
+std::vector<float> floats(std::span<const float> values) { return {values.begin(), values.end()}; }
+
+session fresh(const model& m, std::int32_t n_batch = 64, dtype kv_type = dtype::f16) {
+  session_options o;
+  o.n_ctx = 300;
+  o.n_batch = n_batch;
+  o.kv_type = kv_type;
+  return std::move(m.new_session(o)).value();
+}
+
+std::vector<float> logits_after(const model& m, std::span<const token_id> ids, dtype kv_type = dtype::f16) {
+  session s = fresh(m, 300, kv_type);
+  s.prefill(ids).value();
+  return floats(s.logits());
+}
+
+TEST_CASE("logits do not depend on chunks, calls or threads", "[session_engine]") {
+  const subjects all;
+  for (const auto& [name, path] : all.paths) {
+    INFO(name);
+    const model one = open(path, 1);
+    const model three = open(path, 3);
+    const std::vector<token_id> ids = ids_for(one, 150);
+    for (const dtype type : {dtype::f16, dtype::f32}) {
+      const std::vector<float> want = logits_after(one, ids, type);
+      for (const model& m : {one, three})
+        for (const std::int32_t n_batch : {1, 7, 64, 150}) {
+          CAPTURE(n_batch);
+          session s = fresh(m, n_batch, type);
+          REQUIRE(s.prefill(std::span(ids).first(100)));
+          REQUIRE(s.prefill(std::span(ids).subspan(100)));
+          CHECK(floats(s.logits()) == want);
+        }
+    }
+  }
+}
+
+TEST_CASE("scores, rows and decoding agree bit for bit", "[session_engine]") {
+  const subjects all;
+  for (const auto& [name, path] : all.paths) {
+    INFO(name);
+    const model m = open(path, 2);
+    const std::vector<token_id> ids = ids_for(m, 90);
+    session s = fresh(m);
+    const std::vector<float> scores = std::move(s.score(ids)).value();
+    const std::vector<float> last = floats(s.logits());
+    s.clear();
+    std::vector<float> from_rows;
+    REQUIRE(s.prefill_rows(ids, 1, [&](std::size_t p, std::span<const float> row) -> result<void> {
+      if (p + 1 < ids.size()) from_rows.push_back(static_cast<float>(log_probability(row, ids[p + 1])));
+      return {};
+    }));
+    CHECK(from_rows == scores);
+    s.clear();
+    std::vector<float> from_decode;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      REQUIRE(s.decode(ids[i]));
+      if (i + 1 < ids.size()) from_decode.push_back(static_cast<float>(log_probability(s.logits(), ids[i + 1])));
+    }
+    CHECK(from_decode == scores);
+    CHECK(floats(s.logits()) == last);
+    session t = fresh(m, 5);
+    const std::vector<float> embedding = std::move(t.embed(ids)).value();
+    CHECK(embedding.size() == static_cast<std::size_t>(m.info().n_embd));
+    CHECK(*fresh(m, 90).embed(ids) == embedding);
+  }
+}
+
+TEST_CASE("truncated, forked, restored and slid sessions go on like fresh ones", "[session_engine]") {
+  const subjects all;
+  for (const auto& [name, path] : all.paths) {
+    INFO(name);
+    const model m = open(path, 2);
+    const std::vector<token_id> ids = ids_for(m, 140);
+    const std::vector<token_id> more = ids_for(m, 20, 2);
+    const auto then_more = [&](std::size_t n) {
+      std::vector<token_id> joined(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n));
+      joined.insert(joined.end(), more.begin(), more.end());
+      return joined;
+    };
+    session s = fresh(m);
+    REQUIRE(s.prefill(ids));
+    session fork = std::move(s.fork()).value();
+    REQUIRE(fork.truncate(77));
+    REQUIRE(fork.prefill(more));
+    CHECK(floats(fork.logits()) == logits_after(m, then_more(77)));
+    session restored = fresh(open(path, 1));
+    REQUIRE(restored.restore(*s.save()));
+    CHECK(floats(restored.logits()) == floats(s.logits()));
+    REQUIRE(restored.prefill(more));
+    REQUIRE(s.prefill(more));
+    CHECK(floats(s.logits()) == logits_after(m, then_more(140)));
+    CHECK(floats(restored.logits()) == floats(s.logits()));
+
+    session_options o;
+    o.n_ctx = 100;
+    o.n_batch = 16;
+    o.when_full = when_full::slide;
+    o.keep = 3;
+    session slid = std::move(m.new_session(o)).value();
+    REQUIRE(slid.prefill(ids));
+    REQUIRE(slid.prefill(more));
+    CHECK(slid.tokens().size() < 100);
+    CHECK(floats(slid.logits()) == logits_after(m, slid.tokens()));
+  }
+}
+
+TEST_CASE("generation is the same alone, in company and on any number of threads", "[session_engine]") {
+  const subjects all;
+  for (const auto& [name, path] : all.paths) {
+    INFO(name);
+    generate_options o;
+    o.max_tokens = 30;
+    o.ignore_eos = true;
+    o.sampler.seed = 3;
+    o.sampler.repetition_penalty = 1.1F;
+    o.logprobs = true;
+    const auto run = [&](const model& m, std::uint64_t prompt) {
+      session s = fresh(m);
+      s.prefill(ids_for(m, 40, prompt)).value();
+      return std::move(s.generate(o)).value();
+    };
+    const model one = open(path, 1);
+    const model two = open(path, 2);
+    const std::vector<generation> want = {run(one, 1), run(one, 2), run(one, 3)};
+    std::vector<generation> got(3);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < 3; ++i) threads.emplace_back([&, i] { got[i] = run(two, i + 1); });
+    for (std::thread& t : threads) t.join();
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(got[i].ids == want[i].ids);
+      CHECK(got[i].logprobs == want[i].logprobs);
+      CHECK(got[i].text == want[i].text);
+    }
+  }
+}
+
+TEST_CASE("a cancelled prefill on the real engine leaves no trace", "[session_engine]") {
+  const subjects all;
+  const model m = open(all.paths.front().second, 2);
+  const std::vector<token_id> ids = ids_for(m, 200);
+  session s = fresh(m, 16);
+  REQUIRE(s.prefill(std::span(ids).first(30)));
+  const std::vector<float> before = floats(s.logits());
+  std::stop_source stop;
+  control c;
+  c.stop = stop.get_token();
+  c.progress = [&](std::uint64_t, std::uint64_t, std::string_view) { stop.request_stop(); };
+  const result<void> r = s.prefill(std::span(ids).subspan(30), c);
+  REQUIRE(!r);
+  CHECK(r.error().code == errc::cancelled);
+  CHECK(s.tokens().size() == 30);
+  CHECK(floats(s.logits()) == before);
+  REQUIRE(s.prefill(std::span(ids).subspan(30)));
+  CHECK(floats(s.logits()) == logits_after(m, ids));
+}
+
+}  // namespace
+}  // namespace flywheel
