@@ -60,7 +60,7 @@ int interactive_session(const run_args& args, const model& loaded, interrupt& st
   while (true) {
     if (terminal) print("> ");
     finish_stdout();
-    const line_state state = read_line(line);
+    const line_state state = terminal && !stop.wait_for_line() ? line_state::interrupted : read_line(line);
     if (state == line_state::end) break;
     if (state == line_state::interrupted) {
       stop.reset();

@@ -1,6 +1,7 @@
 #include "cli/terminal.hpp"
 
 #include <atomic>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -10,6 +11,7 @@
 #  include <io.h>
 #  include <windows.h>
 #else
+#  include <poll.h>
 #  include <semaphore.h>
 #  include <signal.h>
 #  include <sys/ioctl.h>
@@ -130,6 +132,20 @@ interrupt::~interrupt() {
 std::stop_token interrupt::token() const {
   const std::lock_guard lock(state().mutex);
   return state().source.get_token();
+}
+
+// A signal that comes before a blocking read begins, or to another thread, does not end it: hence short waits.
+bool interrupt::wait_for_line() const {
+#if !defined(_WIN32)
+  while (!requested()) {
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    const int ready = ::poll(&input, 1, 100);
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;  // the read says what is wrong
+  }
+  return false;
+#else
+  return true;
+#endif
 }
 
 void interrupt::reset() {

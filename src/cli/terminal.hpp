@@ -23,6 +23,8 @@ class interrupt {
   /// Stopped by the next Ctrl-C.
   [[nodiscard]] std::stop_token token() const;
   [[nodiscard]] bool requested() const noexcept { return token().stop_requested(); }
+  /// Waits until stdin, a terminal, has a line; false when Ctrl-C came first.
+  [[nodiscard]] bool wait_for_line() const;
   /// Forgets a Ctrl-C: token() is a new one afterwards.
   void reset();
 };
