@@ -7,6 +7,7 @@
 #include <limits>
 #include <new>
 #include <string>
+#include <utility>
 
 namespace flywheel::inline v0::text {
 namespace {
@@ -87,14 +88,17 @@ struct regex_matcher::memory {
   }
 };
 
-regex_matcher::regex_matcher() : memory_(std::make_unique<memory>()) {
-  if (memory_->data == nullptr || memory_->context == nullptr) throw std::bad_alloc();
-}
+regex_matcher::regex_matcher() noexcept = default;
 regex_matcher::~regex_matcher() = default;
 
 result<regex_matcher::found> regex_matcher::search(const regex& expression, std::string_view subject,
                                                    std::size_t from) {
   const regex::code& code = *expression.code_;
+  if (memory_ == nullptr) {  // many texts need no search
+    auto made = std::make_unique<memory>();
+    if (made->data == nullptr || made->context == nullptr) throw std::bad_alloc();
+    memory_ = std::move(made);
+  }
   memory_->set_limits(subject.size());
   const auto text = reinterpret_cast<PCRE2_SPTR>(subject.data());
   int status = PCRE2_ERROR_JIT_STACKLIMIT;

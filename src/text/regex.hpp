@@ -26,7 +26,7 @@ class regex {
 /// Working memory of matching; one per thread.
 class regex_matcher {
  public:
-  regex_matcher();
+  regex_matcher() noexcept;
   ~regex_matcher();
   regex_matcher(const regex_matcher&) = delete;
   regex_matcher& operator=(const regex_matcher&) = delete;
