@@ -22,9 +22,18 @@ static inline To bits_as(const From& from) {
   return __builtin_bit_cast(To, from);
 }
 
+/// condition ? a : b without a branch, which would keep loops from being vectorised.
+static inline std::uint32_t choose(bool condition, std::uint32_t a, std::uint32_t b) {
+  const std::uint32_t mask = 0u - static_cast<std::uint32_t>(condition);
+  return (a & mask) | (b & ~mask);
+}
+static inline float choose(bool condition, float a, float b) {
+  return bits_as<float>(choose(condition, bits_as<std::uint32_t>(a), bits_as<std::uint32_t>(b)));
+}
+
 static inline float exp_f32(float x) {
-  x = x < exp_lowest ? exp_lowest : x;
-  x = x > exp_highest ? exp_highest : x;
+  x = choose(x < exp_lowest, exp_lowest, x);
+  x = choose(x > exp_highest, exp_highest, x);
   const float shifted = x * exp_log2e + round_magic;
   const std::int32_t n = bits_as<std::int32_t>(shifted) - bits_as<std::int32_t>(round_magic);
   const float whole = shifted - round_magic;
@@ -37,9 +46,9 @@ static inline float exp_f32(float x) {
 
 /// tanh from exp(-2 |x|): absolute error below 2e-7.
 static inline float tanh_f32(float x) {
-  const float e = exp_f32(-2 * (x < 0 ? -x : x));
-  const float t = (1 - e) / (1 + e);
-  return x < 0 ? -t : t;
+  const std::uint32_t sign = bits_as<std::uint32_t>(x) & 0x80000000u;
+  const float e = exp_f32(-2 * bits_as<float>(bits_as<std::uint32_t>(x) ^ sign));
+  return bits_as<float>(bits_as<std::uint32_t>((1 - e) / (1 + e)) | sign);
 }
 
 static inline float silu_f32(float x) { return x / (1 + exp_f32(-x)); }
@@ -52,7 +61,7 @@ static inline float f16_to_f32(std::uint16_t half) {
   const std::uint32_t magnitude = (half & 0x7fffu) << 13;
   // 2^112 moves the exponent's bias and makes denormals normal.
   const float value = bits_as<float>(magnitude) * 0x1p112f;
-  const std::uint32_t special = magnitude >= (0x7c00u << 13) ? 0x7f800000u : 0u;
+  const std::uint32_t special = choose(magnitude >= (0x7c00u << 13), 0x7f800000u, 0u);
   return bits_as<float>(bits_as<std::uint32_t>(value) | special | sign);
 }
 
@@ -65,9 +74,9 @@ static inline std::uint16_t f32_to_f16_one(float x) {
   // Adding 0.5, whose last place is the f16 denormals' step 2^-24, rounds in hardware.
   const std::uint32_t denormal =
       bits_as<std::uint32_t>(bits_as<float>(magnitude) + 0.5f) - bits_as<std::uint32_t>(0.5f);
-  std::uint32_t half = magnitude >= 0x38800000u ? normal : denormal;
-  half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and more
-  half = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x1ffu) : half;
+  std::uint32_t half = choose(magnitude >= 0x38800000u, normal, denormal);
+  half = choose(magnitude >= 0x477ff000u, 0x7c00u, half);  // 65520 and more
+  half = choose(magnitude > 0x7f800000u, 0x7e00u | ((magnitude >> 13) & 0x1ffu), half);
   return static_cast<std::uint16_t>(half | sign);
 }
 

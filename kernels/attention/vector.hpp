@@ -67,14 +67,16 @@ struct paged_attention {
           acc[r][v] = S::zero();
       }
     const std::int64_t step = b_stride * Number::bytes;
-    const std::int64_t distance = next - b;
+    // As numbers: the two pages are different objects.
+    const std::uintptr_t distance = reinterpret_cast<std::uintptr_t>(next) - reinterpret_cast<std::uintptr_t>(b);
     for (std::int64_t i = 0; i < k; ++i, b += step) {
       V w[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         const std::byte* const from = b + v * width * Number::bytes;
         w[v] = part ? Number::load_part(from, columns) : Number::load(from);
-        if (v * width * Number::bytes % 64 == 0) S::prefetch(from + distance);
+        if (v * width * Number::bytes % 64 == 0)
+          S::prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + distance));
       }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -187,6 +189,8 @@ struct paged_attention {
           break;
       }
       begin += rows;
+      next_k = k;  // one prefetch of the next page is enough
+      next_v = v;
     }
   }
 

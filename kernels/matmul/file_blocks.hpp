@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "flywheel/core/dtype.hpp"
 
@@ -23,18 +24,38 @@ using file_bytes = const std::uint8_t*;
 
 inline std::uint16_t file_u16(file_bytes p) { return static_cast<std::uint16_t>(p[0] | p[1] << 8); }
 
-/// 16 bytes of nibbles: the low ones are elements 0-15, the high ones 16-31.
+/// n bytes of nibbles, n a multiple of 8: the low ones are elements 0 .. n-1, the high ones n .. 2n-1.
 inline void split_nibbles(file_bytes qs, int n, std::uint8_t* code) {
-  for (int j = 0; j < n; ++j) {
-    code[j] = qs[j] & 15;
-    code[j + n] = qs[j] >> 4;
+  for (int j = 0; j < n; j += 8) {
+    std::uint64_t bytes;
+    __builtin_memcpy(&bytes, qs + j, 8);
+    const std::uint64_t low = bytes & 0x0f0f0f0f0f0f0f0fu, high = bytes >> 4 & 0x0f0f0f0f0f0f0f0fu;
+    __builtin_memcpy(code + j, &low, 8);
+    __builtin_memcpy(code + n + j, &high, 8);
+  }
+}
+
+/// code[j] |= (from[j] >> shift & mask) << to, for n bytes, a multiple of 8; the result of each byte must fit it.
+inline void merge_bits(file_bytes from, int shift, int mask, int to, int n, std::uint8_t* code) {
+  const std::uint64_t all = static_cast<std::uint64_t>(mask) * 0x0101010101010101u;
+  for (int j = 0; j < n; j += 8) {
+    std::uint64_t bytes, old;
+    __builtin_memcpy(&bytes, from + j, 8);
+    __builtin_memcpy(&old, code + j, 8);
+    old |= (bytes >> shift & all) << to;
+    __builtin_memcpy(code + j, &old, 8);
   }
 }
 
 /// Adds bit j of the little-endian word at qh to element j, as the bit worth 16.
 inline void add_fifth_bits(file_bytes qh, std::uint8_t* code) {
-  for (int byte = 0; byte < 4; ++byte)
-    for (int j = 0; j < 8; ++j) code[8 * byte + j] |= static_cast<std::uint8_t>((qh[byte] >> j & 1) << 4);
+  for (int byte = 0; byte < 4; ++byte) {
+    std::uint64_t old, bits = qh[byte] * 0x0101010101010101u & 0x8040201008040201u;  // bit j in byte j
+    bits = (bits + 0x00406070787c7e7fu) >> 7 & 0x0101010101010101u;                  // anything but 0 becomes 1
+    __builtin_memcpy(&old, code + 8 * byte, 8);
+    old |= bits << 4;
+    __builtin_memcpy(code + 8 * byte, &old, 8);
+  }
 }
 
 /// Eight 6-bit scales and minima in 12 bytes (Q4_K, Q5_K).
@@ -78,16 +99,14 @@ void take_apart(file_bytes b, block_parts& parts) {
     const file_bytes qs = b + (Type == dtype::q4_k ? 16 : 48);
     for (int j = 0; j < 4; ++j) split_nibbles(qs + 32 * j, 32, parts.code + 64 * j);
     if constexpr (Type == dtype::q5_k)
-      for (int j = 0; j < 8; ++j)
-        for (int l = 0; l < 32; ++l) parts.code[32 * j + l] |= static_cast<std::uint8_t>((b[16 + l] >> j & 1) << 4);
+      for (int j = 0; j < 8; ++j) merge_bits(b + 16, j, 1, 4, 32, parts.code + 32 * j);
   } else if constexpr (Type == dtype::q6_k) {
-    for (int half = 0; half < 2; ++half)
+    for (int half = 0; half < 2; ++half) {
+      std::uint8_t* const code = parts.code + 128 * half;
+      split_nibbles(b + 64 * half, 64, code);
       for (int quarter = 0; quarter < 4; ++quarter)
-        for (int l = 0; l < 32; ++l) {
-          const int low = b[64 * half + 32 * (quarter % 2) + l] >> (4 * (quarter / 2)) & 15;
-          const int high = b[128 + 32 * half + l] >> (2 * quarter) & 3;
-          parts.code[128 * half + 32 * quarter + l] = static_cast<std::uint8_t>(low | high << 4);
-        }
+        merge_bits(b + 128 + 32 * half, 2 * quarter, 3, 4, 32, code + 32 * quarter);
+    }
     for (int j = 0; j < 16; ++j) parts.scale[j] = b[192 + j];
     parts.d = file_u16(b + 208);
   } else if constexpr (Type == dtype::iq4_xs) {
@@ -100,13 +119,11 @@ void take_apart(file_bytes b, block_parts& parts) {
     }
   } else if constexpr (Type == dtype::q2_k || Type == dtype::q3_k) {
     const file_bytes qs = b + (Type == dtype::q2_k ? 16 : 32);
-    for (int half = 0; half < 2; ++half)
-      for (int plane = 0; plane < 4; ++plane)
-        for (int l = 0; l < 32; ++l) {
-          int q = qs[32 * half + l] >> (2 * plane) & 3;
-          if constexpr (Type == dtype::q3_k) q |= (b[l] >> (4 * half + plane) & 1) << 2;
-          parts.code[128 * half + 32 * plane + l] = static_cast<std::uint8_t>(q);
-        }
+    std::memset(parts.code, 0, sizeof parts.code);
+    for (int plane = 0; plane < 8; ++plane) {  // of 32 elements
+      merge_bits(qs + 32 * (plane / 4), 2 * (plane % 4), 3, 0, 32, parts.code + 32 * plane);
+      if constexpr (Type == dtype::q3_k) merge_bits(b, plane, 1, 2, 32, parts.code + 32 * plane);
+    }
     if constexpr (Type == dtype::q2_k) {
       for (int j = 0; j < 16; ++j) parts.scale[j] = b[j];  // low nibble: scale, high nibble: minimum
       parts.d = file_u16(b + 80);
