@@ -76,7 +76,7 @@ struct paged_attention {
         const std::byte* const from = b + v * width * Number::bytes;
         w[v] = part ? Number::load_part(from, columns) : Number::load(from);
         if (v * width * Number::bytes % 64 == 0)
-          S::prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + distance));
+          S::prefetch_far(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + distance));
       }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
