@@ -29,25 +29,28 @@ result<std::unique_ptr<codec>> bpe_codec::make(const io::metadata& meta, const v
   return std::unique_ptr<codec>(std::move(made));
 }
 
-std::size_t bpe_codec::home(std::uint32_t left, std::uint32_t right) const noexcept {
-  const std::uint64_t key = std::uint64_t{left} << 32 | right;
+std::size_t bpe_codec::home(std::uint64_t key) const noexcept {
   return static_cast<std::size_t>(fold_multiply(key ^ seed_, 0xD6E8FEB86659FD93ULL)) & (pairs_.size() - 1);
 }
 
-std::size_t bpe_codec::slot_of(std::uint32_t left, std::uint32_t right) const noexcept {
-  std::size_t i = home(left, right);
-  while (pairs_[i].result.rank != no_merge && (pairs_[i].left != left || pairs_[i].right != right))
-    i = (i + 1) & (pairs_.size() - 1);
+/// Where the pair is, or the empty slot where it would be.
+std::size_t bpe_codec::slot_of(std::uint64_t key) const noexcept {
+  std::size_t i = home(key);
+  while (pairs_[i] != empty_slot && (pairs_[i] & ~std::uint64_t{most_merges}) != key) i = (i + 1) & (pairs_.size() - 1);
   return i;
 }
 
-merge bpe_codec::find_pair(std::uint32_t left, std::uint32_t right) const noexcept {
-  return pairs_[slot_of(left, right)].result;
+std::uint32_t bpe_codec::rank_of(std::uint32_t left, std::uint32_t right) const noexcept {
+  const std::uint64_t slot = pairs_[slot_of(key_of(left, right))];
+  return slot == empty_slot ? no_merge : static_cast<std::uint32_t>(slot & most_merges);
 }
 
 result<void> bpe_codec::read_merges(const io::metadata& meta) {
   FLYWHEEL_TRY(const auto merges, meta.strings(merges_key));
-  if (merges.size() >= no_merge) return error{errc::malformed, "has too many entries", merges_key};
+  const error too_large{errc::unsupported, "the vocabulary has more than two million tokens or four million merges",
+                        merges_key};
+  if (merges.size() >= most_merges || static_cast<std::uint32_t>(vocabulary_.size()) >= most_symbols - 256)
+    return too_large;
 
   // Well-formed vocabularies hold every part of every merge. Where one does not, the part still exists as a symbol.
   std::unordered_map<std::string, std::uint32_t> extra_ids;
@@ -65,7 +68,8 @@ result<void> bpe_codec::read_merges(const io::metadata& meta) {
     byte_symbol_[b] = symbol_of({spelling, spell_bytes({&byte, 1}, spelling)});
   }
 
-  pairs_.assign(std::bit_ceil(merges.size() + merges.size() / 3 + 2), pair{});
+  pairs_.assign(std::bit_ceil(merges.size() + merges.size() / 3 + 2), empty_slot);
+  merged_.resize(merges.size());
   seed_ = hash_seed(pairs_.data());
   // Hundreds of thousands of merges, each with three look-ups in tables beyond the caches: in batches.
   constexpr std::size_t batch = vocabulary::batch_size / 3;
@@ -74,6 +78,7 @@ result<void> bpe_codec::read_merges(const io::metadata& meta) {
   std::array<token_id, 3 * batch> ids{};
   for (std::size_t start = 0; start < merges.size(); start += batch) {
     const std::size_t n = std::min(batch, merges.size() - start);
+    if (size + extra_.size() + 3 * batch > most_symbols) return too_large;
     for (std::size_t i = 0; i < n; ++i) {
       const std::string_view line = merges[start + i];
       const std::size_t gap = line.find(' ', 1);
@@ -88,12 +93,13 @@ result<void> bpe_codec::read_merges(const io::metadata& meta) {
     const auto symbol_at = [&](std::size_t i) {
       return ids[i] >= 0 ? static_cast<std::uint32_t>(ids[i]) : symbol_of(spellings[i]);
     };
-    for (std::size_t i = 0; i < n; ++i) prefetch(&pairs_[home(symbol_at(3 * i), symbol_at(3 * i + 1))]);
+    for (std::size_t i = 0; i < n; ++i) prefetch(&pairs_[home(key_of(symbol_at(3 * i), symbol_at(3 * i + 1)))]);
     for (std::size_t i = 0; i < n; ++i) {
-      const std::uint32_t left = symbol_at(3 * i), right = symbol_at(3 * i + 1);
-      pair& slot = pairs_[slot_of(left, right)];
-      if (slot.result.rank != no_merge) continue;  // repeated: the first rank counts
-      slot = {left, right, {static_cast<std::uint32_t>(start + i), symbol_at(3 * i + 2)}};
+      const std::uint64_t key = key_of(symbol_at(3 * i), symbol_at(3 * i + 1));
+      std::uint64_t& slot = pairs_[slot_of(key)];
+      if (slot != empty_slot) continue;  // repeated: the first rank counts
+      slot = key | (start + i);
+      merged_[start + i] = symbol_at(3 * i + 2);
     }
   }
   return {};
@@ -140,7 +146,11 @@ void bpe_codec::encode_word(std::string_view word, merger& work, std::vector<tok
   }
   work.symbols.clear();
   for (const char c : word) work.symbols.push_back({byte_symbol_[static_cast<unsigned char>(c)], 0, 1});
-  work.run([&](const symbol& left, const symbol& right) { return find_pair(left.id, right.id); });
+  work.run(
+      [&](const symbol& left, const symbol& right) {
+        return merge{rank_of(left.id, right.id), 0};
+      },
+      [&](const merge& m) { return merged_[m.rank]; });
   for (const symbol& s : work.symbols) {
     if (s.id < static_cast<std::uint32_t>(vocabulary_.size()))
       out.push_back(static_cast<token_id>(s.id));

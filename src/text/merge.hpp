@@ -18,7 +18,7 @@ struct symbol {
 
 inline constexpr std::uint32_t no_merge = std::numeric_limits<std::uint32_t>::max();
 
-/// What two neighbours become, and how soon.
+/// How soon two neighbours merge; `id` is the caller's, to tell what they become.
 struct merge {
   std::uint32_t rank = no_merge;
   std::uint32_t id = 0;
@@ -34,19 +34,19 @@ class merger {
 
   std::vector<symbol> symbols;  ///< Filled by the caller, in order; afterwards what is left.
 
-  /// `find(left, right)` gives the merge of two neighbouring symbols.
-  template <class Find>
-  void run(Find&& find, std::size_t limit = short_word) {
+  /// `find(left, right)` gives the merge of two neighbouring symbols, `result(merge)` the id of the symbol they become.
+  template <class Find, class Result>
+  void run(Find&& find, Result&& result, std::size_t limit = short_word) {
     if (symbols.size() < 2) return;
     if (symbols.size() <= limit)
-      run_short(find);
+      run_short(find, result);
     else
-      run_long(find);
+      run_long(find, result);
   }
 
  private:
-  template <class Find>
-  void run_short(Find&& find) {
+  template <class Find, class Result>
+  void run_short(Find& find, Result& result) {
     std::size_t n = symbols.size();
     pairs_.resize(n - 1);
     for (std::size_t i = 0; i + 1 < n; ++i) pairs_[i] = find(symbols[i], symbols[i + 1]);
@@ -55,7 +55,7 @@ class merger {
       for (std::size_t i = 1; i + 1 < n; ++i)
         if (pairs_[i].rank < pairs_[best].rank) best = i;
       if (pairs_[best].rank == no_merge) break;
-      symbols[best].id = pairs_[best].id;
+      symbols[best].id = result(pairs_[best]);
       symbols[best].length += symbols[best + 1].length;
       for (std::size_t i = best + 1; i + 1 < n; ++i) symbols[i] = symbols[i + 1];
       for (std::size_t i = best; i + 2 < n; ++i) pairs_[i] = pairs_[i + 1];
@@ -74,8 +74,8 @@ class merger {
     bool operator<(const candidate& other) const noexcept { return order > other.order; }
   };
 
-  template <class Find>
-  void run_long(Find&& find) {
+  template <class Find, class Result>
+  void run_long(Find& find, Result& result) {
     constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
     const auto n = static_cast<std::uint32_t>(symbols.size());
     next_.resize(n);
@@ -104,7 +104,7 @@ class merger {
       symbol &a = symbols[left], &b = symbols[c.right];
       // Symbols only grow or vanish (length 0), so an unchanged sum means that neither did.
       if (a.length == 0 || b.length == 0 || a.length + b.length != c.length) continue;
-      a.id = c.id;
+      a.id = result(merge{static_cast<std::uint32_t>(c.order >> 32), c.id});
       a.length = c.length;
       b.length = 0;
       next_[left] = next_[c.right];

@@ -89,11 +89,13 @@ void spm_codec::encode_escaped(std::string_view text, merger& work, std::vector<
     work.symbols.push_back({unresolved, static_cast<std::uint32_t>(at), static_cast<std::uint32_t>(length)});
     at += length;
   }
-  work.run([&](const symbol& left, const symbol& right) -> merge {
-    const token_id id = vocabulary_.find(text.substr(left.start, left.length + right.length));
-    if (id < 0) return {};
-    return {ranks_[static_cast<std::size_t>(id)], static_cast<std::uint32_t>(id)};
-  });
+  work.run(
+      [&](const symbol& left, const symbol& right) -> merge {
+        const token_id id = vocabulary_.find(text.substr(left.start, left.length + right.length));
+        if (id < 0) return {};
+        return {ranks_[static_cast<std::size_t>(id)], static_cast<std::uint32_t>(id)};
+      },
+      [](const merge& m) { return m.id; });
   for (const symbol& s : work.symbols) {
     token_id id = static_cast<token_id>(s.id);
     if (s.id == unresolved) {

@@ -103,6 +103,7 @@ TEST_CASE("merges must be pairs", "[text][malformed]") {
     refused(with(test::bpe_metadata(), "merges", strings{"a b", bad}), errc::malformed, "merges");
   }
   refused(with(test::bpe_metadata(), "merges", std::vector<float>{1}), errc::malformed, "merges");
+  refused(with(test::bpe_metadata(), "merges", strings((1 << 22) - 1, "a b")), errc::unsupported, "merges");
   CHECK(test::make(with(test::bpe_metadata(), "merges", strings{})).encode("abc").value().size() == 3);
   CHECK(test::make(with(test::bpe_metadata(), "merges", strings{"t h", "t h", "h e"})).encode("the").value().size() <=
         3);

@@ -51,7 +51,7 @@ TEST_CASE("short and long words merge by the definition", "[text][merge]") {
             const auto found = ranks.find(word.substr(a.start, a.length + b.length));
             return found == ranks.end() ? merge{} : merge{found->second, 1};
           },
-          limit);
+          [](const merge& m) { return m.id; }, limit);
       std::vector<std::string> got;
       for (const symbol& s : work.symbols) got.push_back(word.substr(s.start, s.length));
       INFO("limit " << limit << " word " << word);
