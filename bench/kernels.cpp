@@ -77,14 +77,11 @@ FLYWHEEL_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni") double f32_fmas
 FLYWHEEL_TARGET("avx2,fma") double int8_dots_avx2() {
   // maddubs alone: what it takes to widen the sums is the kernel's overhead.
   __m256i acc[12];
-  for (auto& x : acc) x = _mm256_setzero_si256();
-  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  for (auto& x : acc) x = _mm256_set1_epi8(3);
+  __m256i b = _mm256_set1_epi8(5);
   for (int i = 0; i < peak_rounds; ++i) {
-    for (auto& x : acc) {
-      x = _mm256_maddubs_epi16(a, b);
-      asm volatile("" : "+x"(x));
-    }
-    asm volatile("" : "+x"(a), "+x"(b));
+    for (auto& x : acc) x = _mm256_maddubs_epi16(x, b);  // chains, so that nothing can be moved out of the loop
+    asm volatile("" : "+x"(b));
   }
   __m256i sum = acc[0];
   for (int i = 1; i < 12; ++i) sum = _mm256_xor_si256(sum, acc[i]);

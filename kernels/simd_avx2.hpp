@@ -138,8 +138,17 @@ struct simd {
     else
       return _mm256_slli_epi32(x, __builtin_ctz(Factor / 8));
   }
-  static bytes add_words(bytes a, bytes b) { return _mm256_add_epi32(a, b); }
-  static bytes add_halves(bytes a, bytes b) { return _mm256_add_epi16(a, b); }
+  static bytes add_words(bytes a, bytes b) {
+    __m256i sum = _mm256_add_epi32(a, b);  // opaque like add_halves
+    asm("" : "+x"(sum));
+    return sum;
+  }
+  static bytes add_halves(bytes a, bytes b) {
+    // Opaque: compilers reorder long integer sums into trees, which need more registers than there are.
+    __m256i sum = _mm256_add_epi16(a, b);
+    asm("" : "+x"(sum));
+    return sum;
+  }
   /// Sums of two products, unsigned a, signed b, in 16 bits; saturates beyond +-32767.
   static bytes dot2(bytes a, bytes b) { return _mm256_maddubs_epi16(a, b); }
   /// Sums of neighbouring 16-bit numbers in 32 bits.
