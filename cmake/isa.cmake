@@ -60,7 +60,9 @@ file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/generated/isa_config.hpp CONTE
 #pragma once
 @FLYWHEEL_ISA_CONFIG@" @ONLY)
 
-# Compiles kernels/<family>/<cluster>.cpp with the cluster's flags, and kernels/*.cpp (registry) with none.
+# Compiles kernels/<family>/<cluster>.cpp with the cluster's flags, and kernels/*.cpp (registry) with none. Compilers must not
+# fuse a*b+c on their own: they would do so in one tile size and not in another, and a row's result would depend on it.
+check_cxx_compiler_flag(-ffp-contract=off FLYWHEEL_HAS_FP_CONTRACT)
 function(flywheel_add_kernels target)
   file(GLOB plain CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cpp)
   target_sources(${target} PRIVATE ${plain})
@@ -68,6 +70,6 @@ function(flywheel_add_kernels target)
     file(GLOB files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*/${name}.cpp)
     target_sources(${target} PRIVATE ${files})
     set_source_files_properties(${files} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON SKIP_PRECOMPILE_HEADERS ON
-      COMPILE_OPTIONS "${FLYWHEEL_ISA_FLAGS_${name}}")
+      COMPILE_OPTIONS "${FLYWHEEL_ISA_FLAGS_${name}};$<$<BOOL:${FLYWHEEL_HAS_FP_CONTRACT}>:-ffp-contract=off>")
   endforeach()
 endfunction()

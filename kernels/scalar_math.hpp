@@ -22,6 +22,15 @@ static inline To bits_as(const From& from) {
   return __builtin_bit_cast(To, from);
 }
 
+/// a b + c, fused where the hardware does it at full speed; never left to the compiler (see cmake/isa.cmake).
+static inline float multiply_add(float a, float b, float c) {
+#if defined(__FP_FAST_FMAF) || (defined(__aarch64__) && defined(__clang__))
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 /// condition ? a : b without a branch, which would keep loops from being vectorised.
 static inline std::uint32_t choose(bool condition, std::uint32_t a, std::uint32_t b) {
   const std::uint32_t mask = 0u - static_cast<std::uint32_t>(condition);
@@ -34,11 +43,15 @@ static inline float choose(bool condition, float a, float b) {
 static inline float exp_f32(float x) {
   x = choose(x < exp_lowest, exp_lowest, x);
   x = choose(x > exp_highest, exp_highest, x);
-  const float shifted = x * exp_log2e + round_magic;
+  const float shifted = multiply_add(x, exp_log2e, round_magic);
   const std::int32_t n = bits_as<std::int32_t>(shifted) - bits_as<std::int32_t>(round_magic);
   const float whole = shifted - round_magic;
-  const float r = x - whole * exp_ln2_high - whole * exp_ln2_low;
-  const float p = 1 + r + r * r * (exp_c[0] + r * (exp_c[1] + r * (exp_c[2] + r * (exp_c[3] + r * exp_c[4]))));
+  const float r = multiply_add(-whole, exp_ln2_low, multiply_add(-whole, exp_ln2_high, x));
+  float p = multiply_add(r, exp_c[4], exp_c[3]);
+  p = multiply_add(r, p, exp_c[2]);
+  p = multiply_add(r, p, exp_c[1]);
+  p = multiply_add(r, p, exp_c[0]);
+  p = 1 + multiply_add(r * r, p, r);
   // 2^n in two factors, both normal numbers, so that results may be denormal or infinite.
   const std::int32_t half = n >> 1;
   return p * bits_as<float>((half + 127) << 23) * bits_as<float>((n - half + 127) << 23);

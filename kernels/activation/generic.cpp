@@ -45,7 +45,7 @@ void add_generic(const float* a, const float* b, std::int64_t n, float* y) {
 }
 
 void scaled_add_generic(const float* x, float s, std::int64_t n, float* y) {
-  for (std::int64_t i = 0; i < n; ++i) y[i] += s * x[i];
+  for (std::int64_t i = 0; i < n; ++i) y[i] = multiply_add(s, x[i], y[i]);
 }
 
 void scale_generic(const float* x, float s, std::int64_t n, float* y) {

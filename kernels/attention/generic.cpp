@@ -43,7 +43,7 @@ void score(const attention_args& args, const float* q, const float* keys, std::i
   float scores[page] = {};
   for (std::int64_t d = 0; d < args.head_dim; ++d) {
     const float x = q[d] * args.scale;
-    for (std::int64_t i = 0; i < page; ++i) scores[i] += x * keys[d * page + i];
+    for (std::int64_t i = 0; i < page; ++i) scores[i] = multiply_add(x, keys[d * page + i], scores[i]);
   }
   if (args.softcap > 0)
     for (std::int64_t i = low; i < high; ++i) scores[i] = args.softcap * tanh_f32(scores[i] / args.softcap);
@@ -120,7 +120,7 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
       for (std::int64_t r = 0; r < rows; ++r) {
         float* out = output(r);
         for (std::int64_t i = low[r]; i < high[r]; ++i)
-          for (std::int64_t d = 0; d < dim; ++d) out[d] += p[r][i] * scratch[i * dim + d];
+          for (std::int64_t d = 0; d < dim; ++d) out[d] = multiply_add(p[r][i], scratch[i * dim + d], out[d]);
       }
     }
     for (std::int64_t r = 0; r < rows; ++r) {

@@ -28,7 +28,7 @@ struct portable {
       float numbers[panel_cols];
       for (int c = 0; c < panel_cols; ++c) numbers[c] = number<W>(w + c * size);
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < panel_cols; ++c) acc[r][c] += x[r] * numbers[c];
+        for (int c = 0; c < panel_cols; ++c) acc[r][c] = multiply_add(x[r], numbers[c], acc[r][c]);
     }
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < panel_cols; ++c) sums[r * panel_cols + c] += acc[r][c];

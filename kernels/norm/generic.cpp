@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/declare.hpp"
+#include "kernels/scalar_math.hpp"
 
 namespace flywheel::inline v0::kernels {
 namespace {
@@ -10,7 +11,7 @@ double sum_of_squares(const float* x, std::int64_t n) {
   float lanes[16] = {};
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] += x[i + l] * x[i + l];
+    for (int l = 0; l < 16; ++l) lanes[l] = multiply_add(x[i + l], x[i + l], lanes[l]);
   double sum = 0;
   for (const float lane : lanes) sum += static_cast<double>(lane);
   for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
