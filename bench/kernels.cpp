@@ -21,10 +21,6 @@
 #include "flywheel/formats/formats.hpp"
 #include "kernels/registry.hpp"
 
-#if defined(__x86_64__)
-#  include <immintrin.h>
-#endif
-
 using namespace flywheel;
 using kernels::kernel_set;
 using kernels::matmul_kernel;
@@ -43,103 +39,27 @@ double timed(Body body) {
 
 // ---- Roofs ----------------------------------------------------------------------------------------------------------
 
-#if defined(__x86_64__)
-#  define FLYWHEEL_TARGET(isa) __attribute__((target(isa)))
-constexpr int peak_rounds = 200000;
-
-/// Each returns operations (a multiplication and an addition count two), of 12 independent chains.
-FLYWHEEL_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni") double int8_dots_avx512() {
-  __m512i acc[12];
-  for (auto& x : acc) x = _mm512_setzero_si512();
-  __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
-  for (int i = 0; i < peak_rounds; ++i) {
-    for (auto& x : acc) x = _mm512_dpbusd_epi32(x, a, b);
-    asm volatile("" : "+v"(a), "+v"(b));
-  }
-  __m512i sum = acc[0];
-  for (int i = 1; i < 12; ++i) sum = _mm512_xor_si512(sum, acc[i]);
-  benchmark::DoNotOptimize(sum);
-  return 12.0 * 64 * 2 * peak_rounds;
-}
-FLYWHEEL_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni") double f32_fmas_avx512() {
-  __m512 acc[12];
-  for (auto& x : acc) x = _mm512_setzero_ps();
-  __m512 a = _mm512_set1_ps(1e-3f), b = a;
-  for (int i = 0; i < peak_rounds; ++i) {
-    for (auto& x : acc) x = _mm512_fmadd_ps(a, b, x);
-    asm volatile("" : "+v"(a), "+v"(b));
-  }
-  __m512 sum = acc[0];
-  for (int i = 1; i < 12; ++i) sum = _mm512_add_ps(sum, acc[i]);
-  benchmark::DoNotOptimize(sum);
-  return 12.0 * 16 * 2 * peak_rounds;
-}
-FLYWHEEL_TARGET("avx2,fma") double int8_dots_avx2() {
-  // maddubs alone: what it takes to widen the sums is the kernel's overhead.
-  __m256i acc[12];
-  for (auto& x : acc) x = _mm256_set1_epi8(3);
-  __m256i b = _mm256_set1_epi8(5);
-  for (int i = 0; i < peak_rounds; ++i) {
-    for (auto& x : acc) x = _mm256_maddubs_epi16(x, b);  // chains, so that nothing can be moved out of the loop
-    asm volatile("" : "+x"(b));
-  }
-  __m256i sum = acc[0];
-  for (int i = 1; i < 12; ++i) sum = _mm256_xor_si256(sum, acc[i]);
-  benchmark::DoNotOptimize(sum);
-  return 12.0 * 32 * 2 * peak_rounds;
-}
-FLYWHEEL_TARGET("avx2,fma") double f32_fmas_avx2() {
-  __m256 acc[12];
-  for (auto& x : acc) x = _mm256_setzero_ps();
-  __m256 a = _mm256_set1_ps(1e-3f), b = a;
-  for (int i = 0; i < peak_rounds; ++i) {
-    for (auto& x : acc) x = _mm256_fmadd_ps(a, b, x);
-    asm volatile("" : "+x"(a), "+x"(b));
-  }
-  __m256 sum = acc[0];
-  for (int i = 1; i < 12; ++i) sum = _mm256_add_ps(sum, acc[i]);
-  benchmark::DoNotOptimize(sum);
-  return 12.0 * 8 * 2 * peak_rounds;
-}
-#endif
-
-/// Operations per second of a cluster's dot products or multiply-adds; 0 where no roof is known.
-double compute_roof(std::string_view isa, bool int8) {
-#if defined(__x86_64__)
-  double (*burst)() = nullptr;
-  if (isa == "x86_avx512vnni") burst = int8 ? int8_dots_avx512 : f32_fmas_avx512;
-  if (isa == "x86_avx2") burst = int8 ? int8_dots_avx2 : f32_fmas_avx2;
-  if (!burst) return 0;
+/// Operations per second of a cluster's dot products or multiply-adds.
+double compute_roof(const kernel_set& set, bool int8) {
+  constexpr std::int64_t rounds = 200000;  // under a millisecond
   double best = 0;
   for (int i = 0; i < 5; ++i) {
     double operations = 0;
-    const double time = timed([&] { operations = burst(); });
+    const double time = timed([&] { operations = (int8 ? set.int8_dots : set.f32_fmas)(rounds); });
     best = std::max(best, operations / time);
   }
   return best;
-#else
-  static_cast<void>(isa);
-  static_cast<void>(int8);
-  return 0;
-#endif
 }
 
 constexpr std::size_t pool_bytes = std::size_t{192} << 20;  // more than four times most L3 caches
 
 /// Bytes per second of reading the pool on one thread.
-double read_roof(const std::byte* pool) {
+double read_roof(const kernel_set& set, const std::byte* pool) {
   double best = 0;
   for (int i = 0; i < 2; ++i) {
-    std::uint64_t sum[8] = {};
-    const double time = timed([&] {
-      const auto* words = reinterpret_cast<const std::uint64_t*>(pool);
-      for (std::size_t w = 0; w < pool_bytes / 8; w += 8) {
-        __builtin_prefetch(words + w + 1024);
-        for (std::size_t l = 0; l < 8; ++l) sum[l] += words[w + l];
-      }
-    });
-    benchmark::DoNotOptimize(sum);
-    best = std::max(best, static_cast<double>(pool_bytes) / time);
+    double bytes = 0;
+    const double time = timed([&] { bytes = set.read_pass(pool, pool_bytes); });
+    best = std::max(best, bytes / time);
   }
   return best;
 }
@@ -183,9 +103,9 @@ void matmul(benchmark::State& state, const matmul_kernel* kernel, std::int64_t m
   buffer prepared = buffer::zeros(kernel->prepared_bytes(m, k)).value();
   std::vector<float> y(static_cast<std::size_t>(m * n));
   const bool int8 = kernel->prepared.name.substr(0, 2) == "q8";
-  const std::string_view isa = kernels::cluster_names[static_cast<std::size_t>(kernel->isa)];
+  const kernel_set& set = kernels::select(kernel->isa);
 
-  const double compute_before = compute_roof(isa, int8), read_before = read_roof(pool.data());
+  const double compute_before = compute_roof(set, int8), read_before = read_roof(set, pool.data());
   const char* prefetch = std::getenv("FLYWHEEL_BENCH_PREFETCH");
   std::size_t copy = 0;
   const double start = now();
@@ -205,12 +125,12 @@ void matmul(benchmark::State& state, const matmul_kernel* kernel, std::int64_t m
     benchmark::ClobberMemory();
   }
   const double time = (now() - start) / static_cast<double>(state.iterations());
-  const double compute = std::max(compute_before, compute_roof(isa, int8));
-  const double read = std::max(read_before, read_roof(pool.data()));
+  const double compute = std::max(compute_before, compute_roof(set, int8));
+  const double read = std::max(read_before, read_roof(set, pool.data()));
   const double operations = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
   state.counters["GOP/s"] = operations / time / 1e9;
   state.counters["GB/s"] = static_cast<double>(matrix) / time / 1e9;
-  if (compute > 0) state.counters["%compute"] = 100 * operations / time / compute;
+  state.counters["%compute"] = 100 * operations / time / compute;
   state.counters["%read"] = 100 * static_cast<double>(matrix) / time / read;
 }
 
@@ -264,8 +184,7 @@ void attention(benchmark::State& state, const kernel_set* set, attention_case c,
   args.first_position = c.context - c.tokens;
   args.scale = 0.1f;
   buffer scratch = buffer::zeros(set->attention_scratch(args) * sizeof(float)).value();
-  const std::string_view isa = kernels::cluster_names[static_cast<std::size_t>(set->isa)];
-  const double compute_before = compute_roof(isa, false), read_before = read_roof(pool.data());
+  const double compute_before = compute_roof(*set, false), read_before = read_roof(*set, pool.data());
   std::size_t layer = 0;
   const double start = now();
   for (auto _ : state) {
@@ -275,14 +194,14 @@ void attention(benchmark::State& state, const kernel_set* set, attention_case c,
     layer = layer + 1 == layers ? 0 : layer + 1;
   }
   const double time = (now() - start) / static_cast<double>(state.iterations());
-  const double compute = std::max(compute_before, compute_roof(isa, false));
-  const double read = std::max(read_before, read_roof(pool.data()));
+  const double compute = std::max(compute_before, compute_roof(*set, false));
+  const double read = std::max(read_before, read_roof(*set, pool.data()));
   const double bytes = static_cast<double>(page * pages);
   const double seen = static_cast<double>(c.context) - static_cast<double>(c.tokens - 1) / 2;
   const double operations = 4.0 * static_cast<double>(c.tokens * c.n_heads * c.head_dim) * seen;
   state.counters["GOP/s"] = operations / time / 1e9;
   state.counters["GB/s"] = bytes / time / 1e9;
-  if (compute > 0) state.counters["%compute"] = 100 * operations / time / compute;
+  state.counters["%compute"] = 100 * operations / time / compute;
   state.counters["%read"] = 100 * bytes / time / read;
 }
 
@@ -300,6 +219,23 @@ void rows(benchmark::State& state, std::int64_t n, std::int64_t bytes_per_elemen
 
 void register_element_wise(const kernel_set* set, const std::string& isa) {
   constexpr std::int64_t n = 2048;
+  const auto burst = [&](const char* name, auto body) {
+    benchmark::RegisterBenchmark((std::string(name) + "/" + isa).c_str(), [=](benchmark::State& state) {
+      double operations = 0;
+      for (auto _ : state) operations += body(std::int64_t{10000});
+      state.counters["GOP/s"] = benchmark::Counter(operations / 1e9, benchmark::Counter::kIsRate);
+    });
+  };
+  burst("int8_dots", set->int8_dots);
+  burst("f32_fmas", set->f32_fmas);
+  if (set->bf16_dots(1) > 0) burst("bf16_dots", set->bf16_dots);
+  benchmark::RegisterBenchmark(("read_pass/" + isa).c_str(), [=](benchmark::State& state) {
+    buffer pool = buffer::allocate(pool_bytes).value();
+    std::memset(pool.mutable_data(), 1, pool_bytes);
+    double bytes = 0;
+    for (auto _ : state) bytes += set->read_pass(pool.data(), pool_bytes);
+    state.counters["GB/s"] = benchmark::Counter(bytes / 1e9, benchmark::Counter::kIsRate);
+  });
   const auto add = [&](const char* name, std::int64_t bytes, auto body) {
     benchmark::RegisterBenchmark((std::string(name) + "/" + isa).c_str(),
                                  [=](benchmark::State& state) { rows(state, n, bytes, body); });

@@ -14,6 +14,7 @@ namespace flywheel::inline v0::kernels {
 #include "kernels/attention/kernels.inc"
 #include "kernels/convert/kernels.inc"
 #include "kernels/norm/kernels.inc"
+#include "kernels/roof/kernels.inc"
 #include "kernels/rope/kernels.inc"
 #undef FLYWHEEL_KERNEL
 #undef FLYWHEEL_TO_F32

@@ -31,6 +31,7 @@ constexpr void add_lines(kernel_set& set, cluster isa) {
 #include "kernels/attention/kernels.inc"
 #include "kernels/convert/kernels.inc"
 #include "kernels/norm/kernels.inc"
+#include "kernels/roof/kernels.inc"
 #include "kernels/rope/kernels.inc"
 #undef FLYWHEEL_KERNEL
 #undef FLYWHEEL_TO_F32

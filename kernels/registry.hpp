@@ -11,6 +11,7 @@
 #include "kernels/convert/convert.hpp"
 #include "kernels/matmul/matmul.hpp"
 #include "kernels/norm/norm.hpp"
+#include "kernels/roof/roof.hpp"
 #include "kernels/rope/rope.hpp"
 
 namespace flywheel::inline v0::kernels {
@@ -31,6 +32,10 @@ struct kernel_set {
   scaled_add_fn scaled_add;
   scale_fn scale;
   f32_to_f16_fn f32_to_f16;
+  int8_dots_fn int8_dots;
+  f32_fmas_fn f32_fmas;
+  bf16_dots_fn bf16_dots;
+  read_pass_fn read_pass;
 };
 
 /// The set of a cluster that is built and that this CPU has (see detect_isa).
