@@ -105,8 +105,13 @@ cluster find_cluster(std::string_view name) noexcept {
   return cluster::generic;
 }
 
-const matmul_kernel* find_matmul(cluster isa, dtype weight) noexcept {
+const matmul_kernel* find_matmul(cluster isa, dtype weight, activation_scales scales) noexcept {
   const matmul_kernel* found = find_row(matmuls, isa, [&](const matmul_kernel& k) { return k.weight == weight; });
+  if (found && scales != activation_scales::automatic) {
+    const std::string_view prefix = scales == activation_scales::per_block ? "q8_block" : "q8_power";
+    for (const matmul_kernel& k : matmuls)
+      if (k.isa == found->isa && k.weight == weight && k.prepared.name.starts_with(prefix)) found = &k;
+  }
   // Kernels that decode through the reference codec are of no use without one; the others cover formats that have one.
   return found && (weight == dtype::f32 || formats::find_decoder(weight)) ? found : nullptr;
 }

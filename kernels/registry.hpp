@@ -5,6 +5,7 @@
 #include <span>
 
 #include "flywheel/core/dtype.hpp"
+#include "flywheel/core/ops.hpp"
 #include "kernels/activation/activation.hpp"
 #include "kernels/attention/attention.hpp"
 #include "kernels/cluster.hpp"
@@ -42,8 +43,10 @@ struct kernel_set {
 [[nodiscard]] const kernel_set& select(cluster isa) noexcept;
 /// The cluster of a name from detect_isa; generic for an unknown name.
 [[nodiscard]] cluster find_cluster(std::string_view name) noexcept;
-/// The best product for weights of a format; null when the format has no codec.
-[[nodiscard]] const matmul_kernel* find_matmul(cluster isa, dtype weight) noexcept;
+/// The best product for weights of a format: the first line of the cluster in matmul/kernels.inc, or the first with
+/// these activation scales where there is one. Null when the format has no codec.
+[[nodiscard]] const matmul_kernel* find_matmul(cluster isa, dtype weight,
+                                               activation_scales scales = activation_scales::automatic) noexcept;
 /// Row decoder; null when the format has no codec.
 [[nodiscard]] to_f32_fn find_to_f32(cluster isa, dtype type) noexcept;
 /// Every line of matmul/kernels.inc that this build has, for tests and benchmarks.

@@ -156,6 +156,13 @@ struct simd {
   static bytes abs_bytes(bytes x) { return _mm256_abs_epi8(x); }
   /// a with the sign of b.
   static bytes sign_bytes(bytes a, bytes b) { return _mm256_sign_epi8(a, b); }
+  static floats add_exponent(floats x, bytes n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n));
+  }
+  static floats add_exponent_unless_zero(floats x, bytes n) {
+    const __m256i zero = _mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
+    return _mm256_castsi256_ps(_mm256_andnot_si256(zero, _mm256_add_epi32(_mm256_castps_si256(x), n)));
+  }
   static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
 };
 

@@ -75,7 +75,7 @@ struct dot2_tiles {
     }
   }
 
-  template <class Panel, int R>
+  template <class Panel, class Scales, int R>
   static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
     using scales = typename Panel::scales;
     constexpr int halves = Panel::halves;
@@ -91,7 +91,7 @@ struct dot2_tiles {
         const std::byte* const next =
             ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
         const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
-        const float* const scale = reinterpret_cast<const float*>(x) + halves * R;
+        const std::int32_t* const scale = sum + halves * R;
         const std::int32_t* const q = sum + (halves + 1) * R;
         V t[R][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
@@ -107,29 +107,54 @@ struct dot2_tiles {
 #pragma GCC unroll 2
           for (int v = 0; v < 2; ++v) {
             const V d = scales::scale(place, half, v);
+            if constexpr (Scales::powers) {
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-              const V s = S::to_floats(total[r][v]);
-              t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
-            }
-            if constexpr (scales::has_minimum) {
-              const V m = scales::minimum(place, half, v);
+              for (int r = 0; r < R; ++r) {
+                float* const to = sums + (2 * r + v) * S::width;
+                V f = S::fma(S::to_floats(total[r][v]), raised<Panel, S>(d, scale[r]), S::load(to));
+                if constexpr (scales::has_minimum) {
+                  const V m = scales::minimum(place, half, v);
+                  const V s = S::add_exponent(S::to_floats(S::set1_word(sum[half * R + r])), S::set1_word(scale[r]));
+                  f = S::fma(m, s, f);
+                }
+                S::store(to, f);
+              }
+            } else {
 #pragma GCC unroll 8
-              for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+              for (int r = 0; r < R; ++r) {
+                const V s = S::to_floats(total[r][v]);
+                t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
+              }
+              if constexpr (scales::has_minimum) {
+                const V m = scales::minimum(place, half, v);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+              }
             }
           }
         }
+        if constexpr (!Scales::powers) {
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const V a = S::set1(scale[r]);
+          for (int r = 0; r < R; ++r) {
+            const V a = S::set1(bits_as<float>(scale[r]));
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
-            float* const to = sums + (2 * r + v) * S::width;
-            S::store(to, S::fma(t[r][v], a, S::load(to)));
+            for (int v = 0; v < 2; ++v) {
+              float* const to = sums + (2 * r + v) * S::width;
+              S::store(to, S::fma(t[r][v], a, S::load(to)));
+            }
           }
         }
         x += ((halves + 1) * 4 + 32) * R;
       }
+    }
+    if constexpr (Scales::powers) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          float* const to = sums + (2 * r + v) * S::width;
+          S::store(to, S::mul(S::load(to), S::set1(reinterpret_cast<const float*>(x)[r])));
+        }
     }
   }
 };

@@ -33,7 +33,7 @@ struct dot4_tiles {
     }
   }
 
-  template <class Panel, int R>
+  template <class Panel, class Scales, int R>
   static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
     using scales = typename Panel::scales;
     constexpr int halves = Panel::halves;
@@ -50,7 +50,7 @@ struct dot4_tiles {
         const std::byte* const next =
             ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
         const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
-        const float* const scale = reinterpret_cast<const float*>(x) + halves * R;
+        const std::int32_t* const scale = sum + halves * R;
         const std::int32_t* const q = sum + (halves + 1) * R;
         V t[R][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
@@ -62,32 +62,58 @@ struct dot4_tiles {
             steps<Panel, R, 0, steps_of_half>(codes, q, acc, next);
           else
             steps<Panel, R, steps_of_half, 8>(codes, q, acc, next);
+          if constexpr (Scales::powers) {
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
-            const V d = scales::scale(place, half, v);
+            for (int v = 0; v < 2; ++v) {
+              const V d = scales::scale(place, half, v);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-              const V s = S::to_floats(acc[r][v]);
-              t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
+              for (int r = 0; r < R; ++r)
+                f[r][v] = S::fma(S::to_floats(acc[r][v]), raised<Panel, S>(d, scale[r]), f[r][v]);
             }
             if constexpr (scales::has_minimum) {
-              const V m = scales::minimum(place, half, v);
+              const V m[2] = {scales::minimum(place, half, 0), scales::minimum(place, half, 1)};
 #pragma GCC unroll 8
-              for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+              for (int r = 0; r < R; ++r) {
+                const V s = S::add_exponent(S::to_floats(S::set1_word(sum[half * R + r])), S::set1_word(scale[r]));
+                f[r][0] = S::fma(m[0], s, f[r][0]);
+                f[r][1] = S::fma(m[1], s, f[r][1]);
+              }
+            }
+          } else {
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; ++v) {
+              const V d = scales::scale(place, half, v);
+#pragma GCC unroll 8
+              for (int r = 0; r < R; ++r) {
+                const V s = S::to_floats(acc[r][v]);
+                t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
+              }
+              if constexpr (scales::has_minimum) {
+                const V m = scales::minimum(place, half, v);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+              }
             }
           }
         }
+        if constexpr (!Scales::powers) {
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const V a = S::set1(scale[r]);
-          f[r][0] = S::fma(t[r][0], a, f[r][0]);
-          f[r][1] = S::fma(t[r][1], a, f[r][1]);
+          for (int r = 0; r < R; ++r) {
+            const V a = S::set1(bits_as<float>(scale[r]));
+            f[r][0] = S::fma(t[r][0], a, f[r][0]);
+            f[r][1] = S::fma(t[r][1], a, f[r][1]);
+          }
         }
         x += ((halves + 1) * 4 + 32) * R;
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+      if constexpr (Scales::powers) {
+        const V own = S::set1(reinterpret_cast<const float*>(x)[r]);
+        f[r][0] = S::mul(f[r][0], own);
+        f[r][1] = S::mul(f[r][1], own);
+      }
       S::store(sums + r * Panel::cols, f[r][0]);
       S::store(sums + r * Panel::cols + S::width, f[r][1]);
     }

@@ -6,14 +6,21 @@
 // codes. One step is four consecutive k, so a block is steps 0-7, each of two vectors v = 0, 1. Everything lies in the
 // order in which it is needed: hardware prefetchers follow ascending addresses only.
 //
-//   scales          of the unit               of a block         codes of a block (in vectors)
-//   f16_scales      f16 d[cols]                                  nibbles     [4][2]: low nibbles step 2j, high step 2j
-//   + 1 f16_minima      f16 d[cols], m[cols]                         fifth bit   [2]: bit s of a byte is step s;
-//   nibbles e8m0_scales     u8 e[cols]                                   six bits    [2] times: two bits [2], nibbles
-//   [2][2] k_scales_32     f16 d[cols], i8 s[8][cols]                   two bits    [2][2]: bits 2 (s % 4) of vector s
-//   / 4 are step s k_scales_16     f16 d[cols]               i8 s[2][cols]      third bit   [2]: bit s of a byte is
-//   step s; two bits k_minima        f16 d[cols], m[cols]      u8 s[cols], m      bytes       [8][2] k_nibbles f16
-//   d[cols], m[cols]      u8 sm[2][cols]
+//   scales         of the unit                    of a block
+//   f16_scales     f16 d[cols]
+//   f16_minima     f16 d[cols], m[cols]
+//   e8m0_scales    u8 e[cols]
+//   k_scales_32    f16 d[cols], i8 s[8][cols]
+//   k_scales_16    f16 d[cols]                    i8 s[2][cols]
+//   k_minima       f16 d[cols], m[cols]           u8 s[cols], m[cols]
+//   k_nibbles      f16 d[cols], m[cols]           u8 sm[2][cols]
+//
+//   codes          of a block, in vectors
+//   nibbles        [4][2]: low nibbles are step 2j, high ones step 2j + 1
+//   plus_one_bit   [2] before another layout: bit s of a byte is step s
+//   two_bits       [2][2]: bits 2 (s % 4) of vector s / 4 are step s
+//   six_bits       [2] times: two bits [2], nibbles [2][2]
+//   whole_bytes    [8][2]
 //
 // Sizes equal the file's but for Q4_K, Q5_K, IQ4_XS (2.8%, 2.3%, 1.5% more) and Q3_K (3.6% more), whose sub-block
 // scales are unpacked to bytes.
@@ -35,6 +42,7 @@ alignas(16) constexpr std::uint8_t fp4_levels_16[16] = {16, 17, 18, 19, 20, 22, 
 
 template <class S>
 struct code_bytes {
+  static constexpr bool has_zero = true;  ///< The panel's Zero is a code.
   static constexpr std::size_t vector = sizeof(typename S::bytes);
   static constexpr int cols = 2 * S::width;
   using words = std::uint32_t[8][cols];
@@ -63,6 +71,7 @@ struct nibbles : code_bytes<S> {
 
 template <class S, const std::uint8_t* Table>
 struct level_nibbles : nibbles<S> {
+  static constexpr bool has_zero = false;
   template <int Step>
   static typename S::bytes at(const std::byte* p, int v) {
     return S::look_up(Table, nibbles<S>::template at<Step>(p, v));
@@ -177,6 +186,8 @@ struct scale_base {
   static V f16(const std::byte* p, int v) { return S::load_f16(p + v * S::width * 2); }
   static void put_u16(std::byte* p, int c, std::uint16_t x) { std::memcpy(p + 2 * c, &x, 2); }
   static void put_block(std::byte*, int, int, const block_parts&) {}
+  /// Whether the scale of a half of a block is zero.
+  static bool vanishes(const block_parts& parts, int, int) { return (parts.d & 0x7fff) == 0; }
 };
 
 template <class S>
@@ -227,6 +238,9 @@ struct k_scales_32 : scale_base<S> {
     scale_base<S>::put_u16(p, c, parts.d);
     for (int j = 0; j < 8; ++j) p[(2 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
   }
+  static bool vanishes(const block_parts& parts, int index, int) {
+    return scale_base<S>::vanishes(parts, 0, 0) || parts.scale[index] == 0;
+  }
 };
 
 template <class S>
@@ -240,6 +254,9 @@ struct k_scales_16 : scale_base<S> {
   static void put_unit(std::byte* p, int c, const block_parts& parts) { scale_base<S>::put_u16(p, c, parts.d); }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
+  }
+  static bool vanishes(const block_parts& parts, int index, int half) {
+    return scale_base<S>::vanishes(parts, 0, 0) || parts.scale[2 * index + half] == 0;
   }
 };
 
@@ -257,6 +274,9 @@ struct k_minima : two_f16<S> {
     p[c] = static_cast<std::byte>(parts.scale[index]);
     p[cols + c] = static_cast<std::byte>(parts.minimum[index]);
   }
+  static bool vanishes(const block_parts& parts, int index, int) {
+    return scale_base<S>::vanishes(parts, 0, 0) || parts.scale[index] == 0;
+  }
 };
 
 template <class S>
@@ -271,6 +291,9 @@ struct k_nibbles : two_f16<S> {
   }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
+  }
+  static bool vanishes(const block_parts& parts, int index, int half) {
+    return scale_base<S>::vanishes(parts, 0, 0) || (parts.scale[2 * index + half] & 15) == 0;
   }
 };
 
@@ -302,7 +325,13 @@ struct q_panel {
       else
         std::memset(&parts, 0, sizeof parts);
       Scales::put_unit(unit, c, parts);
-      for (int b = 0; b < blocks; ++b) Scales::put_block(unit + block_at(b), c, b, parts);
+      for (int b = 0; b < blocks; ++b) {
+        Scales::put_block(unit + block_at(b), c, b, parts);
+        if constexpr (Codes::has_zero)  // see power_scales
+          for (int half = 0; half < Halves; ++half)
+            if (Scales::vanishes(parts, b, half))
+              std::memset(parts.code + 32 * b + 32 / Halves * half, Zero, 32 / Halves);
+      }
       for (int b = 0; b < blocks; ++b)
         for (int s = 0; s < 8; ++s) std::memcpy(&words[b][s][c], parts.code + 32 * b + 4 * s, 4);
     }

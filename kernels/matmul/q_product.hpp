@@ -1,12 +1,13 @@
 // Product of int8 activations with panels of block-quantized weights, for every cluster that has an int8 dot product.
 // In an unnamed namespace: see f32_product.hpp.
 //
-// Activations are quantized in blocks of 32: q = round(x * 127 / max|x|), in [-127, 127], scale = max|x| / 127. For the
-// rows of a tile (tile_rows, or those that are left) one block is
+// Activations are quantized in blocks of 32, q = round(x / scale) in [-127, 127]. For the rows of a tile (tile_rows, or
+// those that are left) one block is
 //   i32 sum[halves][rows]   -8 * sum of q, over 32 or, for weights with a scale per 16, over each 16
-//   f32 scale[rows]
+//   32 bits scale[rows]     what a block's dot products must be multiplied with; see block_scales and power_scales
 //   i8  q[8][rows][4]
-// so that an int32 accumulator that starts at sum * (zero / 8) needs no correction for the weights' zero point.
+// so that an int32 accumulator that starts at sum * (zero / 8) needs no correction for the weights' zero point. After
+// the blocks of a tile come the rows' own scales, where there are any.
 #pragma once
 
 #include "kernels/matmul/matmul.hpp"
@@ -17,26 +18,25 @@
 namespace flywheel::inline v0::kernels {
 namespace {
 
-/// Blocks whose largest magnitude is below this are taken as zero: 127 / max must stay finite.
+/// Blocks, or rows, whose largest magnitude is below this are taken as zero: quotients by it must stay finite.
 constexpr float q8_smallest = 1e-30f;
+constexpr float q8_smallest_row = 1e-28f;
+constexpr std::uint32_t infinity_bits = 0x7f800000u;
 
-/// Quantizes 32 numbers as row `r` of the `rows` of a tile block.
-template <int Halves>
-void quantize_block(const float* x, std::int64_t rows, std::int64_t r, std::byte* block) {
-  std::uint32_t peak_bits = 0;
-  for (int i = 0; i < 32; ++i) {  // compared as integers, NaN is the largest
+/// Largest magnitude of 32 numbers, as bits: compared as integers, NaN is the largest.
+inline std::uint32_t peak_of(const float* x) {
+  std::uint32_t peak = 0;
+  for (int i = 0; i < 32; ++i) {
     const std::uint32_t bits = bits_as<std::uint32_t>(x[i]) & 0x7fffffffu;
-    peak_bits = bits > peak_bits ? bits : peak_bits;
+    peak = bits > peak ? bits : peak;
   }
-  const float peak = bits_as<float>(peak_bits);
-  float scale = peak / 127;
-  float inverse = 127 / peak;
-  if (peak_bits >= 0x7f800000u) {  // infinity or NaN anywhere makes the row's results NaN
-    scale = __builtin_nanf("");
-    inverse = 0;
-  } else if (peak < q8_smallest) {
-    scale = inverse = 0;
-  }
+  return peak;
+}
+
+/// Codes round(x * inverse), and their sums, of 32 numbers as row `r` of the `rows` of a tile block; zeros for inverse
+/// 0.
+template <int Halves>
+void put_codes(const float* x, float inverse, std::int64_t rows, std::int64_t r, std::byte* block) {
   std::int32_t q[32];
   for (int i = 0; i < 32; ++i)
     q[i] = bits_as<std::int32_t>(__builtin_fmaf(x[i], inverse, round_magic)) - bits_as<std::int32_t>(round_magic);
@@ -48,11 +48,76 @@ void quantize_block(const float* x, std::int64_t rows, std::int64_t r, std::byte
     for (int i = 0; i < 32 / Halves; ++i) sum += q[32 / Halves * h + i];
     sums[h * rows + r] = -8 * sum;
   }
-  reinterpret_cast<float*>(block)[Halves * rows + r] = scale;
   std::int8_t bytes[32];
   for (int i = 0; i < 32; ++i) bytes[i] = static_cast<std::int8_t>(q[i]);
   for (int s = 0; s < 8; ++s) __builtin_memcpy(sums + (Halves + 1 + s) * rows + r, bytes + 4 * s, 4);
 }
+
+/// scale = max|x| / 127 of each block, as f32. Two multiplications per dot product of 32.
+struct block_scales {
+  static constexpr bool powers = false;
+  static constexpr std::size_t row_bytes = 0;  ///< Of a row's own scale.
+
+  /// Row r of the `rows` of a tile; block_bytes: of a block of all rows.
+  template <int Halves>
+  static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t block_bytes,
+                       std::byte* tile) {
+    for (std::int64_t i = 0; i < k; i += 32, x += 32, tile += block_bytes) {
+      const std::uint32_t peak_bits = peak_of(x);
+      const float peak = bits_as<float>(peak_bits);
+      float scale = peak / 127;
+      float inverse = 127 / peak;
+      if (peak_bits >= infinity_bits) {  // infinity or NaN anywhere makes the row's results NaN
+        scale = __builtin_nanf("");
+        inverse = 0;
+      } else if (peak < q8_smallest) {
+        scale = inverse = 0;
+      }
+      put_codes<Halves>(x, inverse, rows, r, tile);
+      reinterpret_cast<float*>(tile)[Halves * rows + r] = scale;
+    }
+  }
+};
+
+/// scale = row scale * 2^e, the smallest that holds the block: f32 row scale = max|x of the row| / 127 * 2^-20 after
+/// the blocks, e << 23 with each block, 0 <= e <= 20. Multiplying a weight's scale with 2^e is an integer addition to
+/// its exponent, which leaves one multiplication per dot product of 32. The addition would turn a scale of 0 into a
+/// tiny number: such weights get codes of zero when they are packed, or, where a format has no such code, see raised().
+struct power_scales {
+  static constexpr bool powers = true;
+  static constexpr std::size_t row_bytes = sizeof(float);
+  static constexpr std::uint32_t range = 20u << 23;
+
+  template <int Halves>
+  static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t block_bytes,
+                       std::byte* tile) {
+    const auto scale_of = [&](std::int64_t block) -> std::uint32_t& {
+      std::byte* const at = tile + static_cast<std::size_t>(block) * block_bytes;
+      return reinterpret_cast<std::uint32_t*>(at)[Halves * rows + r];
+    };
+    const std::int64_t blocks = k / 32;
+    std::uint32_t peak_bits = 0;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const std::uint32_t peak = scale_of(b) = peak_of(x + 32 * b);
+      peak_bits = peak > peak_bits ? peak : peak_bits;
+    }
+    const float peak = bits_as<float>(peak_bits);
+    const bool finite = peak_bits < infinity_bits;
+    const bool zero = !finite || peak < q8_smallest_row;
+    const float inverse = zero ? 0 : 127 / peak * 0x1p20f;
+    const std::uint32_t least_peak = peak_bits - range;  // what e = 0 holds
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const std::uint32_t own = scale_of(b);
+      std::uint32_t e = 0;
+      if (!zero && own > least_peak) e = (own - least_peak + 0x7fffffu) & ~0x7fffffu;
+      scale_of(b) = e;
+      put_codes<Halves>(x + 32 * b, zero ? 0 : bits_as<float>(bits_as<std::uint32_t>(inverse) - e), rows, r,
+                        tile + static_cast<std::size_t>(b) * block_bytes);
+    }
+    float* const own_scales = reinterpret_cast<float*>(tile + static_cast<std::size_t>(blocks) * block_bytes);
+    own_scales[r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127 * 0x1p-20f;
+  }
+};
 
 /// -zero * sum(q) from -8 * sum(q): where an int32 accumulator starts.
 template <class Panel, class S>
@@ -61,6 +126,15 @@ template <class Panel, class S>
     return S::set1_word(0);
   else
     return S::template scale_word<Panel::zero>(S::set1_word(sum));
+}
+
+/// A weight's scale times the activations' 2^e.
+template <class Panel, class S>
+[[gnu::always_inline]] inline typename S::floats raised(typename S::floats d, std::int32_t e) {
+  if constexpr (Panel::codes::has_zero)
+    return S::add_exponent(d, S::set1_word(e));
+  else
+    return S::add_exponent_unless_zero(d, S::set1_word(e));
 }
 
 /// Prefetches step Step's eighth of the lines of `Bytes` bytes at p. Called for all steps and blocks of a panel it
@@ -74,10 +148,12 @@ template <class S, std::size_t Bytes, int Step>
 }
 
 /// Tiles supplies tile_rows and
-///   template <class Panel, int R> static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units,
-///                                                      float* sums, std::size_t ahead)
+///   template <class Panel, class Scales, int R> static void multiply(const std::byte* panel, const std::byte* x,
+///                                                                    std::int64_t units, float* sums, std::size_t
+///                                                                    ahead)
 ///     sums[r][c] = the whole product of R prepared rows with a panel; may prefetch `ahead` bytes ahead in the panel.
-template <class Panel, class Tiles>
+/// Scales: block_scales or power_scales, of the activations.
+template <class Panel, class Tiles, class Scales>
 struct q_product {
   static constexpr int halves = Panel::halves;
   static constexpr std::int64_t tile_rows = Tiles::tile_rows;
@@ -95,7 +171,9 @@ struct q_product {
       Panel::pack(rows + static_cast<std::size_t>(unit) * Panel::file_bytes_of_unit, row_stride, cols, panel);
   }
 
-  static std::size_t row_bytes(std::int64_t k) { return static_cast<std::size_t>(k / 32) * block_bytes; }
+  static std::size_t row_bytes(std::int64_t k) {
+    return static_cast<std::size_t>(k / 32) * block_bytes + Scales::row_bytes;
+  }
 
   static std::size_t prepared_bytes(std::int64_t m, std::int64_t k) {
     return round_up_64(static_cast<std::size_t>(m) * row_bytes(k));
@@ -107,9 +185,8 @@ struct q_product {
       std::byte* const tile = out + static_cast<std::size_t>(row) * row_bytes(k);
       const std::int64_t rows = least(tile_rows, row_end - row);
       for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t b = 0; b < k / 32; ++b)
-          quantize_block<halves>(x + (row + r) * x_stride + 32 * b, rows, r,
-                                 tile + static_cast<std::size_t>(b * rows) * block_bytes);
+        Scales::template quantize<halves>(x + (row + r) * x_stride, k, rows, r,
+                                          static_cast<std::size_t>(rows) * block_bytes, tile);
     }
   }
 
@@ -137,19 +214,19 @@ struct q_product {
                             float* sums, std::size_t ahead) {
     switch (rows) {
       case 1:
-        return Tiles::template multiply<Panel, 1>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 1>(panel, x, units, sums, ahead);
       case 2:
-        return Tiles::template multiply<Panel, 2>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 2>(panel, x, units, sums, ahead);
       case 3:
-        return Tiles::template multiply<Panel, 3>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 3>(panel, x, units, sums, ahead);
       case 4:
-        return Tiles::template multiply<Panel, 4>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 4>(panel, x, units, sums, ahead);
       default:
         break;
     }
     if constexpr (tile_rows > 4) {
-      if (rows == 5) return Tiles::template multiply<Panel, 5>(panel, x, units, sums, ahead);
-      return Tiles::template multiply<Panel, 6>(panel, x, units, sums, ahead);
+      if (rows == 5) return Tiles::template multiply<Panel, Scales, 5>(panel, x, units, sums, ahead);
+      return Tiles::template multiply<Panel, Scales, 6>(panel, x, units, sums, ahead);
     }
   }
 };

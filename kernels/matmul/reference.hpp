@@ -38,4 +38,26 @@ inline void quantize_block32(const float* x, float* out) {
   }
 }
 
+/// The same with the power-of-two scales of a row of k numbers: those of the blocks are max|x of the row| / 127 * 2^-n,
+/// n in 0 .. 20 the largest that holds the block; rows below 1e-28 are zero, a row with an infinity or NaN is NaN.
+inline void quantize_powers(const float* x, std::int64_t k, float* out) {
+  float peak = 0;
+  bool finite = true;
+  for (std::int64_t i = 0; i < k; ++i) {
+    finite = finite && std::isfinite(x[i]);
+    peak = std::fmax(peak, std::fabs(x[i]));
+  }
+  for (std::int64_t b = 0; b < k; b += 32) {
+    float own = 0;
+    for (int i = 0; i < 32; ++i) own = std::fmax(own, std::fabs(x[b + i]));
+    int n = 0;
+    while (n < 20 && own <= std::ldexp(peak, -n - 1)) ++n;
+    const float scale = std::ldexp(peak / 127, -n), inverse = std::ldexp(127 / peak, n);
+    for (int i = 0; i < 32; ++i) {
+      const double q = std::nearbyint(static_cast<double>(x[b + i]) * static_cast<double>(inverse));
+      out[b + i] = !finite ? NAN : peak < 1e-28f ? 0.0f : static_cast<float>(q * static_cast<double>(scale));
+    }
+  }
+}
+
 }  // namespace flywheel::inline v0::kernels::reference

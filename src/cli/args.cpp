@@ -23,6 +23,10 @@ void model_args::declare(CLI::App& app, bool model_required) {
   if (model_required) model->required();
   app.add_option("-t,--threads", threads, "Threads to use; default: one per physical core")->check(CLI::Range(1, 4096));
   app.add_option("--isa", isa, "Instruction set to use, one of those that 'flywheel info' lists; default: the best");
+  app.add_option("--activations", activations,
+                 "How activations are quantized for quantized weights: 'block' (one f32 scale per 32), 'power' (powers "
+                 "of two, faster), or 'auto' (what suits the weights)")
+      ->check(CLI::IsMember({"auto", "block", "power"}));
   app.add_flag("-v,--verbose", verbose, "Show the library's messages on stderr");
 }
 
@@ -30,6 +34,8 @@ context model_args::make_context() const {
   context_options options;
   options.threads = threads;
   options.isa = isa;
+  if (activations != "auto")
+    options.activations = activations == "block" ? activation_scales::per_block : activation_scales::power_of_two;
   options.log_threshold = verbose ? log_level::debug : log_level::warning;
   options.log = [](log_level level, std::string_view message) {
     const char* names[] = {"debug", "info", "warning", "error"};

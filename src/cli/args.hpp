@@ -23,6 +23,7 @@ struct model_args {
   std::string path;
   unsigned threads = 0;
   std::string isa;
+  std::string activations = "auto";
   bool verbose = false;
 
   /// Declares MODEL (required unless there is a default) and the options.

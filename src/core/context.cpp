@@ -46,6 +46,10 @@ const isa_report& context::isa() const noexcept {
   return state_ ? state_->isa : none;
 }
 
+activation_scales context::activations() const noexcept {
+  return state_ ? state_->options.activations : activation_scales::automatic;
+}
+
 bool context::logs(log_level level) const noexcept {
   return state_ && state_->options.log && level >= state_->options.log_threshold;
 }

@@ -103,7 +103,7 @@ class graph_engine final : public engine {
     FLYWHEEL_TRY(const std::string_view name, file.metadata().string("general.architecture"));
     FLYWHEEL_TRY(const architecture* arch, find_architecture(name));
     FLYWHEEL_TRY(parameters_, read_hyperparameters(file));
-    FLYWHEEL_TRY(cpu_, device::make_cpu_device(ctx.isa().selected));
+    FLYWHEEL_TRY(cpu_, device::make_cpu_device(ctx.isa().selected, ctx.activations()));
     const device::device* devices[] = {cpu_.get()};
     for (std::size_t i = 0; i < graph_kinds; ++i) {
       graphs_[i] = std::make_unique<compiled_graph>();

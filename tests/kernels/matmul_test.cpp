@@ -84,10 +84,15 @@ std::vector<float> multiply(const matmul_kernel& kernel, weights& w, const float
 
 bool quantizes(const matmul_kernel& kernel) { return kernel.prepared.name.substr(0, 2) == "q8"; }
 
-/// x as the kernel sees it.
-std::vector<float> seen(const matmul_kernel& kernel, std::vector<float> x) {
-  if (quantizes(kernel))
+/// Rows of k numbers as the kernel sees them.
+std::vector<float> seen(const matmul_kernel& kernel, std::vector<float> x, std::int64_t k) {
+  const std::string_view name = kernel.prepared.name;
+  if (name.starts_with("q8_block"))
     for (std::size_t i = 0; i < x.size(); i += 32) kernels::reference::quantize_block32(x.data() + i, x.data() + i);
+  if (name.starts_with("q8_power"))
+    for (std::size_t i = 0; i < x.size(); i += static_cast<std::size_t>(k))
+      kernels::reference::quantize_powers(
+          std::vector<float>(x.begin() + static_cast<std::ptrdiff_t>(i), x.end()).data(), k, x.data() + i);
   return x;
 }
 
@@ -101,7 +106,7 @@ std::vector<std::int64_t> lengths(dtype weight) {
 void check(const matmul_kernel& kernel, weights& w, const std::vector<float>& x, std::int64_t m,
            double f32_tolerance = tolerance::matmul_f32) {
   const std::vector<float> y = multiply(kernel, w, x.data(), w.k, m, 1000, 1000);
-  const std::vector<float> as_seen = seen(kernel, x);
+  const std::vector<float> as_seen = seen(kernel, x, w.k);
   const double tolerance = quantizes(kernel) ? tolerance::matmul_q8 : f32_tolerance;
   double worst = 0;
   for (std::int64_t i = 0; i < m; ++i)
@@ -260,7 +265,8 @@ TEST_CASE("clusters that quantize activations alike give equal bits", "[kernels]
   random_source random(6);
   for (const matmul_kernel& first : kernels::all_matmul_kernels())
     for (const matmul_kernel& second : kernels::all_matmul_kernels()) {
-      if (first.weight != second.weight || first.isa >= second.isa || !quantizes(first) || !quantizes(second)) continue;
+      if (first.weight != second.weight || first.isa >= second.isa || !quantizes(first)) continue;
+      if (first.prepared.name != second.prepared.name) continue;
       if (!runnable(first.isa) || !runnable(second.isa)) continue;
       CAPTURE(first.name, second.name);
       random_source one = random, two = random;

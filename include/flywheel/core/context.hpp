@@ -11,6 +11,7 @@
 #include "flywheel/core/config.hpp"
 #include "flywheel/core/executor.hpp"
 #include "flywheel/core/isa.hpp"
+#include "flywheel/core/ops.hpp"
 #include "flywheel/core/result.hpp"
 
 namespace flywheel::inline v0 {
@@ -27,6 +28,7 @@ struct context_options {
   log_level log_threshold = log_level::warning;       ///< Messages below it are not made.
   std::shared_ptr<std::pmr::memory_resource> memory;  ///< Large buffers come from here; null: page_resource().
   std::string isa;                                    ///< Force an ISA cluster by name; empty: environment or best.
+  activation_scales activations = activation_scales::automatic;  ///< For products with quantized weights.
 };
 
 /// A cheap handle, copied by value; thread-safe. The default-constructed context is empty: functions that take one
@@ -41,6 +43,7 @@ class FLYWHEEL_API context {
   [[nodiscard]] flywheel::executor& executor() const noexcept;
   [[nodiscard]] std::pmr::memory_resource* memory() const noexcept;
   [[nodiscard]] const isa_report& isa() const noexcept;
+  [[nodiscard]] activation_scales activations() const noexcept;
   [[nodiscard]] bool logs(log_level level) const noexcept;
   void log(log_level level, std::string_view message) const noexcept;
 

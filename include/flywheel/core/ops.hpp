@@ -10,11 +10,17 @@ namespace flywheel::inline v0 {
 /// Non-linear functions. silu(x) = x / (1 + exp(-x)); gelu_tanh is the tanh form of GELU.
 enum class activation : std::uint8_t { silu, gelu_tanh, relu };
 
-/// Which elements of a head rotate together: adjacent (2i, 2i+1) as in GGUF llama, or halves (i, i + n_rot/2) as in NeoX.
+/// How products with quantized weights quantize their activations to int8, in blocks of 32. per_block: each block has
+/// its own f32 scale. power_of_two: one f32 scale per row, times a power of two per block: faster, and up to twice as
+/// coarse. automatic: what measured perplexity allows for the weights' format (docs/performance.md).
+enum class activation_scales : std::uint8_t { automatic, per_block, power_of_two };
+
+/// Which elements of a head rotate together: adjacent (2i, 2i+1) as in GGUF llama, or halves (i, i + n_rot/2) as in
+/// NeoX.
 enum class rope_pairs : std::uint8_t { adjacent, halves };
 
-/// Tokens per page of a KV cache. A page of one layer holds K as [n_kv_heads, head_dim, kv_page_tokens] (transposed, so that
-/// scores of neighbouring positions are neighbours), then V as [n_kv_heads, kv_page_tokens, head_dim].
+/// Tokens per page of a KV cache. A page of one layer holds K as [n_kv_heads, head_dim, kv_page_tokens] (transposed, so
+/// that scores of neighbouring positions are neighbours), then V as [n_kv_heads, kv_page_tokens, head_dim].
 inline constexpr std::int64_t kv_page_tokens = 64;
 
 }  // namespace flywheel::inline v0

@@ -87,9 +87,7 @@ struct basic_tensor_view {
     }
   }
   /// A writable view reads.
-  operator basic_tensor_view<const std::byte>() const noexcept
-    requires(!std::is_const_v<Byte>)
-  {
+  operator basic_tensor_view<const std::byte>() const noexcept requires(!std::is_const_v<Byte>) {
     basic_tensor_view<const std::byte> view;
     view.type = type;
     view.dims = dims;

@@ -101,7 +101,8 @@ class FLYWHEEL_API device {
 };
 
 /// The CPU with the kernels of an ISA cluster (a name from detect_isa).
-[[nodiscard]] FLYWHEEL_API result<std::shared_ptr<const device>> make_cpu_device(std::string_view isa);
+[[nodiscard]] FLYWHEEL_API result<std::shared_ptr<const device>> make_cpu_device(
+    std::string_view isa, activation_scales activations = activation_scales::automatic);
 
 struct placed_part {
   std::size_t device = 0;  ///< Index into the list of devices.

@@ -7,7 +7,8 @@ namespace {
 
 class cpu_device final : public device {
  public:
-  explicit cpu_device(kernels::cluster isa) : isa_(isa), kernels_(kernels::select(isa)) {
+  cpu_device(kernels::cluster isa, activation_scales activations)
+      : isa_(isa), activations_(activations), kernels_(kernels::select(isa)) {
     caps_.name = "cpu";
     caps_.vendor = "flywheel";
     caps_.arch = std::string(kernels::cluster_names[static_cast<std::size_t>(isa)]);
@@ -29,7 +30,7 @@ class cpu_device final : public device {
 
   result<std::shared_ptr<const device_weights>> measure(const subgraph& part, const io::archive& file) const override {
     return detail::guarded([&]() -> result<std::shared_ptr<const device_weights>> {
-      FLYWHEEL_TRY(cpu_weights sizes, cpu_weights::layout(part, file, isa_));
+      FLYWHEEL_TRY(cpu_weights sizes, cpu_weights::layout(part, file, isa_, activations_));
       return std::shared_ptr<const device_weights>(std::make_shared<cpu_weights>(std::move(sizes)));
     });
   }
@@ -37,7 +38,7 @@ class cpu_device final : public device {
   result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file, executor& pool,
                                                      std::pmr::memory_resource* memory,
                                                      const control& control) const override {
-    return detail::guarded([&] { return cpu_weights::load(part, file, isa_, pool, memory, control); });
+    return detail::guarded([&] { return cpu_weights::load(part, file, isa_, activations_, pool, memory, control); });
   }
 
   result<std::unique_ptr<const executable>> compile(const subgraph& part,
@@ -51,16 +52,18 @@ class cpu_device final : public device {
     return known ? std::string(known->name) : "number " + std::to_string(static_cast<std::uint32_t>(type));
   }
   kernels::cluster isa_;
+  activation_scales activations_;
   const kernels::kernel_set& kernels_;
   capabilities caps_;
 };
 
 }  // namespace
 
-result<std::shared_ptr<const device>> make_cpu_device(std::string_view isa) {
+result<std::shared_ptr<const device>> make_cpu_device(std::string_view isa, activation_scales activations) {
   return detail::guarded([&]() -> result<std::shared_ptr<const device>> {
     FLYWHEEL_TRY(const isa_report report, detect_isa(isa));
-    return std::shared_ptr<const device>(std::make_shared<cpu_device>(kernels::find_cluster(report.selected)));
+    return std::shared_ptr<const device>(
+        std::make_shared<cpu_device>(kernels::find_cluster(report.selected), activations));
   });
 }
 

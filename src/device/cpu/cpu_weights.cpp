@@ -60,7 +60,8 @@ const packed_weight* cpu_weights::find(const std::string& name, weight_use use) 
   return it == weights_.end() ? nullptr : &it->second;
 }
 
-result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive& file, kernels::cluster isa) {
+result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive& file, kernels::cluster isa,
+                                        activation_scales activations) {
   cpu_weights out;
   std::optional<error> failure;
   for (std::uint32_t index : part.nodes) {
@@ -72,7 +73,7 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
       w.type = info.type;
       w.dims = info.dims;
       w.to_f32 = kernels::find_to_f32(isa, info.type);
-      w.kernel = use == weight_use::matmul ? kernels::find_matmul(isa, info.type) : nullptr;
+      w.kernel = use == weight_use::matmul ? kernels::find_matmul(isa, info.type, activations) : nullptr;
       const io::tensor_info* tensor = file.find(info.name);
       if (!tensor) {
         failure = error{errc::not_found, "the file has no such tensor", info.name};
@@ -101,10 +102,10 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
 }
 
 result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& part, const io::archive& file,
-                                                                kernels::cluster isa, executor& pool,
-                                                                std::pmr::memory_resource* memory,
+                                                                kernels::cluster isa, activation_scales activations,
+                                                                executor& pool, std::pmr::memory_resource* memory,
                                                                 const control& control) {
-  FLYWHEEL_TRY(cpu_weights loaded, layout(part, file, isa));
+  FLYWHEEL_TRY(cpu_weights loaded, layout(part, file, isa, activations));
   FLYWHEEL_TRY(loaded.storage_, buffer::allocate(loaded.total_, memory));
   std::uint64_t done = 0;
   for (auto& [key, w] : loaded.weights_) {

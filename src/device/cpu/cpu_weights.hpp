@@ -46,11 +46,13 @@ struct packed_weight {
 class cpu_weights final : public device_weights {
  public:
   /// Sizes and offsets only. Errors: unsupported for tensor types without codec.
-  static result<cpu_weights> layout(const subgraph& part, const io::archive& file, kernels::cluster isa);
+  static result<cpu_weights> layout(const subgraph& part, const io::archive& file, kernels::cluster isa,
+                                    activation_scales activations);
   /// layout(), then reads and packs.
   static result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file,
-                                                            kernels::cluster isa, executor& pool,
-                                                            std::pmr::memory_resource* memory, const control& control);
+                                                            kernels::cluster isa, activation_scales activations,
+                                                            executor& pool, std::pmr::memory_resource* memory,
+                                                            const control& control);
 
   [[nodiscard]] std::size_t bytes() const noexcept override { return total_; }
   /// Null when the tensor was not loaded for this use.
