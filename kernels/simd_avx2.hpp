@@ -131,12 +131,14 @@ struct simd {
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
     return _mm256_shuffle_epi8(t, x);
   }
-  template <int Factor>
-  static bytes scale_word(bytes x) {
-    if constexpr (Factor < 8)
-      return _mm256_srai_epi32(x, 1);
+  template <int N>
+  static bytes shift_words(bytes x) {
+    if constexpr (N > 0)
+      return _mm256_srai_epi32(x, N);
+    else if constexpr (N < 0)
+      return _mm256_slli_epi32(x, -N);
     else
-      return _mm256_slli_epi32(x, __builtin_ctz(Factor / 8));
+      return x;
   }
   static bytes add_words(bytes a, bytes b) {
     __m256i sum = _mm256_add_epi32(a, b);  // opaque like add_halves

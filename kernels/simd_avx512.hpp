@@ -127,13 +127,15 @@ struct simd {
   }
 
   // 32-bit integers.
-  /// x * (Factor / 8), Factor a power of two of at least 4, x a multiple of 2.
-  template <int Factor>
-  static bytes scale_word(bytes x) {
-    if constexpr (Factor < 8)
-      return _mm512_srai_epi32(x, 1);
+  /// x / 2^N, exact; N may be negative.
+  template <int N>
+  static bytes shift_words(bytes x) {
+    if constexpr (N > 0)
+      return _mm512_srai_epi32(x, N);
+    else if constexpr (N < 0)
+      return _mm512_slli_epi32(x, -N);
     else
-      return _mm512_slli_epi32(x, __builtin_ctz(Factor / 8));
+      return x;
   }
   /// x * 2^n for words of n << 23, by integer addition: x normal, and the result too; 0 becomes a tiny number.
   static floats add_exponent(floats x, bytes n) {

@@ -83,9 +83,11 @@ struct dot2_tiles {
 #pragma GCC unroll 8
     for (int i = 0; i < 2 * R; ++i) S::store(sums + i * S::width, S::zero());
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
+      alignas(64) float wide[scales::wide_floats + 1];
+      scales::widen(panel, wide);
       const std::byte* at = panel + scales::unit_bytes;
       for (int block = 0; block < Panel::blocks; ++block, at += Panel::block_bytes) {
-        const scale_place place = {panel, at, block};
+        const scale_place place = {panel, at, block, wide};
         const std::byte* const codes = at + scales::block_bytes;
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
         const std::byte* const next =

@@ -42,9 +42,11 @@ struct dot4_tiles {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) f[r][0] = f[r][1] = S::zero();
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
+      alignas(64) float wide[scales::wide_floats + 1];
+      scales::widen(panel, wide);
       const std::byte* at = panel + scales::unit_bytes;
       for (int block = 0; block < Panel::blocks; ++block, at += Panel::block_bytes) {
-        const scale_place place = {panel, at, block};
+        const scale_place place = {panel, at, block, wide};
         const std::byte* const codes = at + scales::block_bytes;
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
         const std::byte* const next =

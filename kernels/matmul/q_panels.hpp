@@ -17,9 +17,10 @@
 //
 //   codes          of a block, in vectors
 //   nibbles        [4][2]: low nibbles are step 2j, high ones step 2j + 1
-//   plus_one_bit   [2] before another layout: bit s of a byte is step s
+//   five_bits      [5][2]: low five bits are steps 0-4, upper three bits steps 5-7
 //   two_bits       [2][2]: bits 2 (s % 4) of vector s / 4 are step s
-//   six_bits       [2] times: two bits [2], nibbles [2][2]
+//   plus_one_bit   [2] before another layout: bit s of a byte is step s
+//   six_bits       [2][3][2]: low six bits are steps 4h .. 4h + 2, upper two bits step 4h + 3
 //   whole_bytes    [8][2]
 //
 // Sizes equal the file's but for Q4_K, Q5_K, IQ4_XS (2.8%, 2.3%, 1.5% more) and Q3_K (3.6% more), whose sub-block
@@ -124,7 +125,41 @@ struct two_bits : code_bytes<S> {
   }
 };
 
-/// For four steps each: the upper two bits [2], then the nibbles [2][2].
+/// Five vectors' low five bits are steps 0-4; their upper three bits make up steps 5-7. Fewer instructions than nibbles
+/// and bits apart.
+template <class S>
+struct five_bits : code_bytes<S> {
+  using typename code_bytes<S>::words;
+  using code_bytes<S>::vector;
+  using code_bytes<S>::cols;
+  static constexpr std::size_t bytes = 10 * vector;
+
+  template <int Step>
+  static typename S::bytes at(const std::byte* p, int v) {
+    p += static_cast<std::size_t>(v) * vector;
+    const auto stored = [&](int i) { return S::load_bytes(p + static_cast<std::size_t>(2 * i) * vector); };
+    if constexpr (Step < 5) return S::and_bits(stored(Step), S::set1_byte(31));
+    constexpr int first = Step == 7 ? 4 : 2 * Step - 10;
+    const auto low = S::and_bits(S::template shift<5>(stored(first)), S::set1_byte(7));
+    if constexpr (Step < 7) return S::merge(low, S::template shift<2>(stored(first + 1)), S::set1_byte(0x18));
+    return S::merge(S::merge(low, S::template shift<4>(stored(1)), S::set1_byte(8)), S::template shift<3>(stored(3)),
+                    S::set1_byte(16));
+  }
+  static void put(const words& w, std::byte* p) {
+    std::uint32_t out[5][cols];
+    for (int c = 0; c < cols; ++c) {
+      const std::uint32_t w5 = w[5][c], w6 = w[6][c], w7 = w[7][c];
+      out[0][c] = (w[0][c] & 0x1f1f1f1f) | (w5 & 0x07070707) << 5;
+      out[1][c] = (w[1][c] & 0x1f1f1f1f) | (w5 & 0x18181818) << 2 | (w7 & 0x08080808) << 4;
+      out[2][c] = (w[2][c] & 0x1f1f1f1f) | (w6 & 0x07070707) << 5;
+      out[3][c] = (w[3][c] & 0x1f1f1f1f) | (w6 & 0x18181818) << 2 | (w7 & 0x10101010) << 3;
+      out[4][c] = (w[4][c] & 0x1f1f1f1f) | (w7 & 0x07070707) << 5;
+    }
+    for (int i = 0; i < 5; ++i) std::memcpy(p + static_cast<std::size_t>(2 * i) * vector, out[i], 2 * vector);
+  }
+};
+
+/// For four steps each, three vectors: their low six bits are the first three steps, their upper two bits the last.
 template <class S>
 struct six_bits : code_bytes<S> {
   using typename code_bytes<S>::words;
@@ -135,23 +170,20 @@ struct six_bits : code_bytes<S> {
   template <int Step>
   static typename S::bytes at(const std::byte* p, int v) {
     p += Step / 4 * 6 * vector + static_cast<std::size_t>(v) * vector;
-    const auto low = S::load_bytes(p + (2 + Step % 4 / 2 * 2) * vector);
-    const auto high = S::template shift<Step % 4 * 2 - 4>(S::load_bytes(p));
-    return S::merge(S::and_bits(S::template shift<Step % 2 * 4>(low), S::set1_byte(15)), high, S::set1_byte(0x30));
+    const auto stored = [&](int i) { return S::load_bytes(p + static_cast<std::size_t>(2 * i) * vector); };
+    if constexpr (Step % 4 < 3) return S::and_bits(stored(Step % 4), S::set1_byte(63));
+    const auto low = S::and_bits(S::template shift<6>(stored(0)), S::set1_byte(3));
+    return S::merge(S::merge(low, S::template shift<4>(stored(1)), S::set1_byte(12)), S::template shift<2>(stored(2)),
+                    S::set1_byte(48));
   }
   static void put(const words& w, std::byte* p) {
-    for (int half = 0; half < 2; ++half, p += 6 * vector) {
-      std::uint32_t high[cols] = {};
-      for (int s = 0; s < 4; ++s)
-        for (int c = 0; c < cols; ++c) high[c] |= (w[4 * half + s][c] >> 4 & 0x03030303) << (2 * s);
-      std::memcpy(p, high, sizeof high);
-      for (int j = 0; j < 2; ++j) {
+    for (int half = 0; half < 2; ++half)
+      for (int i = 0; i < 3; ++i, p += 2 * vector) {
         std::uint32_t out[cols];
         for (int c = 0; c < cols; ++c)
-          out[c] = (w[4 * half + 2 * j][c] & 0x0f0f0f0f) | (w[4 * half + 2 * j + 1][c] & 0x0f0f0f0f) << 4;
-        std::memcpy(p + (2 + 2 * j) * vector, out, sizeof out);
+          out[c] = (w[4 * half + i][c] & 0x3f3f3f3f) | (w[4 * half + 3][c] >> (2 * i) & 0x03030303) << 6;
+        std::memcpy(p, out, sizeof out);
       }
-    }
   }
 };
 
@@ -168,13 +200,18 @@ struct whole_bytes : code_bytes<S> {
 };
 
 // ---- Scales. `scale(at, half, v)`: of that half of the block for vector v of columns. `minimum`: what must be
-// multiplied with -8 * sum(a) and added, that is minimum / 8.
+// multiplied with -sum_factor * sum(a) and added, that is minimum / sum_factor.
+
+/// The sums of activations are stored times -8, or times -32 where there are two per block: as the zero points of Q4_0
+/// and Q6_K want them.
+constexpr int sum_factor(int halves) { return halves == 1 ? 8 : 32; }
 
 /// Where a block's scales are.
 struct scale_place {
   const std::byte* unit;   ///< the unit's scales
   const std::byte* block;  ///< the block's scales
   int index;               ///< of the block in its unit
+  const float* wide;       ///< what `widen` made of the unit's scales, for units of several blocks
 };
 
 template <class S>
@@ -183,6 +220,8 @@ struct scale_base {
   static constexpr int cols = 2 * S::width;
   static constexpr std::size_t block_bytes = 0;
   static constexpr bool has_minimum = false;
+  static constexpr int wide_floats = 0;
+  static void widen(const std::byte*, float*) {}
   static V f16(const std::byte* p, int v) { return S::load_f16(p + v * S::width * 2); }
   static void put_u16(std::byte* p, int c, std::uint16_t x) { std::memcpy(p + 2 * c, &x, 2); }
   static void put_block(std::byte*, int, int, const block_parts&) {}
@@ -217,7 +256,9 @@ struct two_f16 : scale_base<S> {
 template <class S>
 struct f16_minima : two_f16<S> {
   static auto scale(const scale_place& at, int, int v) { return two_f16<S>::d(at, v); }
-  static auto minimum(const scale_place& at, int, int v) { return two_f16<S>::m(at, v, -0.125f); }  // the formats add m
+  static auto minimum(const scale_place& at, int, int v) {
+    return two_f16<S>::m(at, v, -1.0f / sum_factor(1));
+  }  // the formats add m
 };
 
 template <class S>
@@ -227,12 +268,38 @@ struct e8m0_scales : scale_base<S> {
   static void put_unit(std::byte* p, int c, const block_parts& parts) { p[c] = static_cast<std::byte>(parts.d); }
 };
 
+/// Units of several blocks: the f16 fields are converted once per unit.
 template <class S>
-struct k_scales_32 : scale_base<S> {
+struct wide_scales : scale_base<S> {
+  using scale_base<S>::cols;
+  static constexpr int wide_floats = cols;
+  static void widen(const std::byte* unit, float* out) {
+    for (int v = 0; v < 2; ++v) S::store(out + v * S::width, scale_base<S>::f16(unit, v));
+  }
+  static auto d(const scale_place& at, int v) { return S::load(at.wide + v * S::width); }
+};
+
+/// The same with minima, divided by sum_factor.
+template <class S, int Halves>
+struct wide_minima : two_f16<S> {
+  using two_f16<S>::cols;
+  static constexpr int wide_floats = 2 * cols;
+  static void widen(const std::byte* unit, float* out) {
+    for (int v = 0; v < 2; ++v) {
+      S::store(out + v * S::width, two_f16<S>::d({unit, nullptr, 0, nullptr}, v));
+      S::store(out + cols + v * S::width, two_f16<S>::m({unit, nullptr, 0, nullptr}, v, 1.0f / sum_factor(Halves)));
+    }
+  }
+  static auto d(const scale_place& at, int v) { return S::load(at.wide + v * S::width); }
+  static auto m(const scale_place& at, int v) { return S::load(at.wide + cols + v * S::width); }
+};
+
+template <class S>
+struct k_scales_32 : wide_scales<S> {
   using scale_base<S>::cols;
   static constexpr std::size_t unit_bytes = 2 * cols + 8 * cols;
   static auto scale(const scale_place& at, int, int v) {
-    return S::mul(scale_base<S>::f16(at.unit, v), S::load_i8(at.unit + (2 + at.index) * cols + v * S::width));
+    return S::mul(wide_scales<S>::d(at, v), S::load_i8(at.unit + (2 + at.index) * cols + v * S::width));
   }
   static void put_unit(std::byte* p, int c, const block_parts& parts) {
     scale_base<S>::put_u16(p, c, parts.d);
@@ -244,12 +311,12 @@ struct k_scales_32 : scale_base<S> {
 };
 
 template <class S>
-struct k_scales_16 : scale_base<S> {
+struct k_scales_16 : wide_scales<S> {
   using scale_base<S>::cols;
   static constexpr std::size_t unit_bytes = 2 * cols;
   static constexpr std::size_t block_bytes = 2 * cols;
   static auto scale(const scale_place& at, int half, int v) {
-    return S::mul(scale_base<S>::f16(at.unit, v), S::load_i8(at.block + half * cols + v * S::width));
+    return S::mul(wide_scales<S>::d(at, v), S::load_i8(at.block + half * cols + v * S::width));
   }
   static void put_unit(std::byte* p, int c, const block_parts& parts) { scale_base<S>::put_u16(p, c, parts.d); }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
@@ -261,14 +328,14 @@ struct k_scales_16 : scale_base<S> {
 };
 
 template <class S>
-struct k_minima : two_f16<S> {
+struct k_minima : wide_minima<S, 1> {
   using two_f16<S>::cols;
   static constexpr std::size_t block_bytes = 2 * cols;
   static auto scale(const scale_place& at, int, int v) {
-    return S::mul(two_f16<S>::d(at, v), S::load_u8(at.block + v * S::width));
+    return S::mul(wide_minima<S, 1>::d(at, v), S::load_u8(at.block + v * S::width));
   }
   static auto minimum(const scale_place& at, int, int v) {
-    return S::mul(two_f16<S>::m(at, v, 0.125f), S::load_u8(at.block + cols + v * S::width));
+    return S::mul(wide_minima<S, 1>::m(at, v), S::load_u8(at.block + cols + v * S::width));
   }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     p[c] = static_cast<std::byte>(parts.scale[index]);
@@ -280,14 +347,14 @@ struct k_minima : two_f16<S> {
 };
 
 template <class S>
-struct k_nibbles : two_f16<S> {
+struct k_nibbles : wide_minima<S, 2> {
   using two_f16<S>::cols;
   static constexpr std::size_t block_bytes = 2 * cols;
   static auto scale(const scale_place& at, int half, int v) {
-    return S::mul(two_f16<S>::d(at, v), S::load_u4(at.block + half * cols + v * S::width, false));
+    return S::mul(wide_minima<S, 2>::d(at, v), S::load_u4(at.block + half * cols + v * S::width, false));
   }
   static auto minimum(const scale_place& at, int half, int v) {
-    return S::mul(two_f16<S>::m(at, v, 0.125f), S::load_u4(at.block + half * cols + v * S::width, true));
+    return S::mul(wide_minima<S, 2>::m(at, v), S::load_u4(at.block + half * cols + v * S::width, true));
   }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
@@ -351,13 +418,13 @@ struct q_panel_of;
   };
 FLYWHEEL_Q_PANEL(q4_0, nibbles<S>, f16_scales<S>, 8, 15)
 FLYWHEEL_Q_PANEL(q4_1, nibbles<S>, f16_minima<S>, 0, 15)
-FLYWHEEL_Q_PANEL(q5_0, plus_one_bit<S, nibbles<S>, 4>, f16_scales<S>, 16, 31)
-FLYWHEEL_Q_PANEL(q5_1, plus_one_bit<S, nibbles<S>, 4>, f16_minima<S>, 0, 31)
+FLYWHEEL_Q_PANEL(q5_0, five_bits<S>, f16_scales<S>, 16, 31)
+FLYWHEEL_Q_PANEL(q5_1, five_bits<S>, f16_minima<S>, 0, 31)
 FLYWHEEL_Q_PANEL(q8_0, whole_bytes<S>, f16_scales<S>, 128, 255)
 FLYWHEEL_Q_PANEL(iq4_nl, level_nibbles<S, iq4_levels_128>, f16_scales<S>, 128, 241)
 FLYWHEEL_Q_PANEL(mxfp4, level_nibbles<S, fp4_levels_16>, e8m0_scales<S>, 16, 28)
 FLYWHEEL_Q_PANEL(q4_k, nibbles<S>, k_minima<S>, 0, 15)
-FLYWHEEL_Q_PANEL(q5_k, plus_one_bit<S, nibbles<S>, 4>, k_minima<S>, 0, 31)
+FLYWHEEL_Q_PANEL(q5_k, five_bits<S>, k_minima<S>, 0, 31)
 FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales_16<S>, 32, 63, 2)
 FLYWHEEL_Q_PANEL(iq4_xs, level_nibbles<S, iq4_levels_128>, k_scales_32<S>, 128, 241)
 FLYWHEEL_Q_PANEL(q2_k, two_bits<S>, k_nibbles<S>, 0, 3, 2)

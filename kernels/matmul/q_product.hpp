@@ -3,11 +3,11 @@
 //
 // Activations are quantized in blocks of 32, q = round(x / scale) in [-127, 127]. For the rows of a tile (tile_rows, or
 // those that are left) one block is
-//   i32 sum[halves][rows]   -8 * sum of q, over 32 or, for weights with a scale per 16, over each 16
+//   i32 sum[halves][rows]   -8 * sum of q over 32, or, for weights with a scale per 16, -32 * that over each 16
 //   32 bits scale[rows]     what a block's dot products must be multiplied with; see block_scales and power_scales
 //   i8  q[8][rows][4]
-// so that an int32 accumulator that starts at sum * (zero / 8) needs no correction for the weights' zero point. After
-// the blocks of a tile come the rows' own scales, where there are any.
+// so that an int32 accumulator that starts at sum * (zero / 8 or 32) needs no correction for the weights' zero point.
+// After the blocks of a tile come the rows' own scales, where there are any.
 #pragma once
 
 #include "kernels/matmul/matmul.hpp"
@@ -46,7 +46,7 @@ void put_codes(const float* x, float inverse, std::int64_t rows, std::int64_t r,
   for (int h = 0; h < Halves; ++h) {
     std::int32_t sum = 0;
     for (int i = 0; i < 32 / Halves; ++i) sum += q[32 / Halves * h + i];
-    sums[h * rows + r] = -8 * sum;
+    sums[h * rows + r] = -sum_factor(Halves) * sum;
   }
   std::int8_t bytes[32];
   for (int i = 0; i < 32; ++i) bytes[i] = static_cast<std::int8_t>(q[i]);
@@ -119,13 +119,14 @@ struct power_scales {
   }
 };
 
-/// -zero * sum(q) from -8 * sum(q): where an int32 accumulator starts.
+/// -zero * sum(q) from -sum_factor * sum(q): where an int32 accumulator starts.
 template <class Panel, class S>
 [[gnu::always_inline]] inline typename S::bytes start_sum(std::int32_t sum) {
   if constexpr (Panel::zero == 0)
     return S::set1_word(0);
   else
-    return S::template scale_word<Panel::zero>(S::set1_word(sum));
+    return S::template shift_words<__builtin_ctz(sum_factor(Panel::halves)) - __builtin_ctz(Panel::zero)>(
+        S::set1_word(sum));
 }
 
 /// A weight's scale times the activations' 2^e.

@@ -37,6 +37,25 @@ TEST_CASE("a cluster prefers its own lines, then its fallback's", "[kernels][reg
   for (const cluster isa : test::runnable_clusters()) CHECK(find_cluster(test::name_of(isa)) == isa);
 }
 
+TEST_CASE("activation scales choose among a cluster's lines, never another cluster's", "[kernels][registry]") {
+  bool chosen = false;
+  for (const matmul_kernel& kernel : all_matmul_kernels()) {
+    if (!formats::find_decoder(kernel.weight)) continue;
+    CAPTURE(kernel.name);
+    const matmul_kernel* block = find_matmul(kernel.isa, kernel.weight, activation_scales::per_block);
+    const matmul_kernel* power = find_matmul(kernel.isa, kernel.weight, activation_scales::power_of_two);
+    CHECK(block->isa == kernel.isa);
+    CHECK(power->isa == kernel.isa);
+    if (kernel.prepared.name.starts_with("q8_power")) {
+      CHECK(power == &kernel);
+      CHECK(block->prepared.name.starts_with("q8_block"));
+      chosen = true;
+    }
+  }
+  const auto clusters = test::runnable_clusters();
+  if (clusters.size() > 1) CHECK(chosen);  // every cluster but the generic one quantizes
+}
+
 TEST_CASE("kernel names are unique and say what they are", "[kernels][registry]") {
   std::set<std::string_view> names;
   for (const matmul_kernel& kernel : all_matmul_kernels()) {
