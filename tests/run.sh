@@ -70,11 +70,13 @@ job_clang() {
 }
 job_asan() {
   local compiler=${clang:-$cxx}
-  configure asan "$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLYWHEEL_SANITIZE=address,undefined \
+  configure asan "$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
+    -DFLYWHEEL_SANITIZE=address,undefined \
     -DFLYWHEEL_BUILD_EXAMPLES=OFF && build asan all && suite asan
 }
 job_tsan() {  # not with clang: its runtime forbids the tests' own operator new
-  configure tsan "$cxx" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLYWHEEL_SANITIZE=thread \
+  configure tsan "$cxx" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
+    -DFLYWHEEL_SANITIZE=thread \
     -DFLYWHEEL_BUILD_EXAMPLES=OFF -DFLYWHEEL_BUILD_CLI=OFF && build tsan test-core test-device test-kernels test-model &&
     suite tsan -R '^(core|device|kernels|model)$'
 }
