@@ -14,6 +14,7 @@ echo "compiler: $($cxx --version | head -n 1)"
 step "Building the library and the command into build/"
 mkdir -p build
 cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$cxx" -DFLYWHEEL_BUILD_TESTS=OFF \
+  -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=6 \
   >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 cmake --build build --target flywheel flywheel-cli >build/build.log 2>&1 || { tail -n 50 build/build.log; exit 1; }
 flywheel=build/bin/flywheel

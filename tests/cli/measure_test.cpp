@@ -6,19 +6,13 @@
 #include <vector>
 
 #include "cli/process.hpp"
+#include "cli/tiny_file.hpp"
 #include "support/data.hpp"
-#include "support/tiny_model.hpp"
 
 using namespace flywheel;
 using namespace flywheel::test;
 
 namespace {
-
-struct tiny {
-  temp_folder folder;
-  std::string path = (folder / "tiny.gguf").string();
-  explicit tiny(const tiny_model& m = {}) { write_tiny_model(path, m); }
-};
 
 std::vector<float> read_floats(const std::filesystem::path& path) {
   const std::vector<std::byte> bytes = read_bytes(path);
@@ -38,7 +32,7 @@ double nll(const float* row, std::size_t n, std::size_t id) {
 }  // namespace
 
 TEST_CASE("logits writes the rows that were asked for") {
-  const tiny m;
+  const tiny_file m;
   const std::string out = (m.folder / "rows.f32").string();
   const std::string ids = "1,300,301,302,303,304,305";
   const auto rows = [&](const arguments& more) {
@@ -65,7 +59,7 @@ TEST_CASE("logits writes the rows that were asked for") {
 }
 
 TEST_CASE("logits takes more ids than the usual context") {
-  const tiny m({.context = 16});
+  const tiny_file m({.context = 16});
   spill(m.folder / "ids.txt", [] {
     std::string list = "1";
     for (int i = 0; i < 40; ++i) list += " " + std::to_string(260 + i);
@@ -82,7 +76,7 @@ TEST_CASE("logits takes more ids than the usual context") {
 }
 
 TEST_CASE("perplexity is exp of the mean of what logits says, window by window") {
-  const tiny m;
+  const tiny_file m;
   const std::string text = "hello the world and the other thing in here on there";
   spill(m.folder / "text.txt", text);
   const std::string file = (m.folder / "text.txt").string();
@@ -145,7 +139,7 @@ TEST_CASE("perplexity is exp of the mean of what logits says, window by window")
 }
 
 TEST_CASE("perplexity refuses texts that are too short") {
-  const tiny m;
+  const tiny_file m;
   check_failure(flywheel_command({"perplexity", m.path, "--file", "-"}, ""), 1, "too few");
   check_failure(flywheel_command({"perplexity", m.path, "--file", "-", "--second-half", "--ctx", "64"}, "hello"), 1,
                 "too few");
@@ -153,7 +147,7 @@ TEST_CASE("perplexity refuses texts that are too short") {
 }
 
 TEST_CASE("embed gives one vector per text") {
-  const tiny m;
+  const tiny_file m;
   const json j =
       flywheel_command({"embed", m.path, "--text", "hello", "--text", "the world", "--text", "hello", "--json"})
           .parsed();

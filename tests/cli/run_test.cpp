@@ -5,16 +5,14 @@
 #include <thread>
 
 #include "cli/process.hpp"
-#include "support/tiny_model.hpp"
+#include "cli/tiny_file.hpp"
 
 using namespace flywheel;
 using namespace flywheel::test;
 
 namespace {
-struct tiny {
-  temp_folder folder;
-  std::string path = (folder / "tiny.gguf").string();
-  explicit tiny(const tiny_model& m = {}) { write_tiny_model(path, m); }
+struct tiny : tiny_file {
+  using tiny_file::tiny_file;
   [[nodiscard]] arguments with(arguments more) const {
     arguments all = {"run", path};
     all.insert(all.end(), more.begin(), more.end());

@@ -20,7 +20,7 @@ launcher=()
 if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
 # ---- install, then move: nothing may remember where it was built or first installed --------------------------------
-quietly cmake -S "$root" -B "$work/build-shared" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$cxx" \
+quietly cmake -S "$root" -B "$work/build-shared" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_COMPILER="$cxx" \
   -DBUILD_SHARED_LIBS=ON -DFLYWHEEL_WERROR=ON -DFLYWHEEL_BUILD_TESTS=OFF -DFLYWHEEL_BUILD_EXAMPLES=OFF
 quietly cmake --build "$work/build-shared"
 for kind in static shared; do

@@ -16,7 +16,7 @@ using fw::test::raw_safetensors;
 
 namespace {
 
-struct fault {
+struct folder_fault {
   std::string what;  ///< Part of the expected message.
   raw file;
   errc code = errc::malformed;
@@ -25,8 +25,8 @@ struct fault {
 /// One tensor `a` of two f32 with these fields.
 std::string with_fields(const std::string& fields) { return R"({"a":{)" + fields + "}}"; }
 
-std::vector<fault> faults() {
-  std::vector<fault> list;
+std::vector<folder_fault> folder_faults() {
+  std::vector<folder_fault> list;
   const auto add = [&](std::string what, const std::string& json, std::size_t data, errc code = errc::malformed) {
     list.push_back({std::move(what), raw_safetensors(json, data), code});
   };
@@ -113,7 +113,7 @@ std::vector<fault> faults() {
 }  // namespace
 
 TEST_CASE("malformed safetensors is refused", "[io]") {
-  for (const fault& f : faults()) {
+  for (const folder_fault& f : folder_faults()) {
     INFO("expected: " << f.what);
     counting_reader reader{f.file.bytes()};
     const fw::test::temp_folder folder;

@@ -19,7 +19,7 @@ using test::logits_after;
 using test::snapshot;
 using test::some_ids;
 
-session_options with(std::int32_t n_ctx, dtype kv_type = dtype::f16) {
+session_options file_options(std::int32_t n_ctx, dtype kv_type = dtype::f16) {
   session_options o;
   o.n_ctx = n_ctx;
   o.n_batch = 16;
@@ -47,23 +47,23 @@ TEST_CASE("a restored session continues as the saved one", "[session_file]") {
     for (const std::size_t n : {0U, 1U, 63U, 64U, 65U, 150U}) {
       CAPTURE(n);
       const std::vector<token_id> ids = some_ids(n);
-      session a = m.open(with(200, type));
+      session a = m.open(file_options(200, type));
       if (n > 0) REQUIRE(a.prefill(ids));
       const std::vector<std::byte> bytes = std::move(a.save()).value();
       REQUIRE(a.save(folder / "state"));
       CHECK(test::read_bytes(folder / "state") == bytes);
 
-      session b = m.open(with(160, type));
+      session b = m.open(file_options(160, type));
       REQUIRE(b.prefill(some_ids(80, 5)));  // to be replaced
       REQUIRE(b.restore(bytes));
       CHECK(snapshot(a) == snapshot(b));
       CHECK(*b.save() == bytes);
-      session c = m.open(with(160, type));
+      session c = m.open(file_options(160, type));
       REQUIRE(c.restore(folder / "state"));
       std::vector<token_id> all = ids;
       for (session* s : {&a, &b, &c}) REQUIRE(s->prefill(some_ids(5, 9)));
       for (const token_id id : some_ids(5, 9)) all.push_back(id);
-      for (session* s : {&a, &b, &c}) CHECK(copy(s->logits()) == logits_after(m, all, with(0, type)));
+      for (session* s : {&a, &b, &c}) CHECK(copy(s->logits()) == logits_after(m, all, file_options(0, type)));
     }
   // Nothing but the file itself is left in the folder.
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
@@ -71,14 +71,14 @@ TEST_CASE("a restored session continues as the saved one", "[session_file]") {
 
 TEST_CASE("a session whose last tokens were not computed is saved as it is", "[session_file]") {
   const fake_model m;
-  session a = m.open(with(200));
+  session a = m.open(file_options(200));
   REQUIRE(a.prefill(some_ids(100)));
   REQUIRE(a.truncate(70));
   generate_options o;
   o.max_tokens = 3;
   o.ignore_eos = true;
   REQUIRE(a.generate(o));
-  session b = m.open(with(200));
+  session b = m.open(file_options(200));
   REQUIRE(b.restore(*a.save()));
   CHECK(copy(b.tokens()) == copy(a.tokens()));
   CHECK(b.logits().empty());
@@ -88,11 +88,11 @@ TEST_CASE("a session whose last tokens were not computed is saved as it is", "[s
 
 TEST_CASE("what was forgotten is not saved", "[session_file]") {
   const fake_model m;
-  session a = m.open(with(200));
+  session a = m.open(file_options(200));
   REQUIRE(a.prefill(some_ids(100)));
   REQUIRE(a.truncate(70));
   REQUIRE(a.compute());
-  session b = m.open(with(200));
+  session b = m.open(file_options(200));
   REQUIRE(b.prefill(some_ids(70)));
   CHECK(*a.save() == *b.save());
 }
@@ -102,10 +102,10 @@ TEST_CASE("damaged files are refused and change nothing", "[session_file]") {
   shape.n_vocab = 300;
   shape.vocabulary = false;
   const fake_model m(shape);
-  session a = m.open(with(20));
+  session a = m.open(file_options(20));
   REQUIRE(a.prefill(std::vector<token_id>{4, 5, 6}));
   const std::vector<std::byte> good = std::move(a.save()).value();
-  session b = m.open(with(20));
+  session b = m.open(file_options(20));
   REQUIRE(b.prefill(std::vector<token_id>{7, 8}));
   const snapshot before(b);
   const auto refused = [&](std::span<const std::byte> bytes) {
@@ -152,7 +152,7 @@ TEST_CASE("damaged files are refused and change nothing", "[session_file]") {
 TEST_CASE("files for other sessions are refused with the reason", "[session_file]") {
   const fake_model m;
   const test::temp_folder folder;
-  session a = m.open(with(100));
+  session a = m.open(file_options(100));
   REQUIRE(a.prefill(some_ids(50)));
   REQUIRE(a.save(folder / "state"));
   const auto why = [&](session s) {
@@ -162,13 +162,13 @@ TEST_CASE("files for other sessions are refused with the reason", "[session_file
     CHECK(r.error().where == (folder / "state").string());
     return r.error();
   };
-  CHECK(why(m.open(with(49))).code == errc::invalid_argument);
-  CHECK(why(m.open(with(49))).message.find("n_ctx") != std::string::npos);
-  CHECK(why(m.open(with(100, dtype::f32))).message.find("F16") != std::string::npos);
+  CHECK(why(m.open(file_options(49))).code == errc::invalid_argument);
+  CHECK(why(m.open(file_options(49))).message.find("n_ctx") != std::string::npos);
+  CHECK(why(m.open(file_options(100, dtype::f32))).message.find("F16") != std::string::npos);
   fake_shape other;
   other.digest = 78;
-  CHECK(why(fake_model(other).open(with(100))).message.find("another model") != std::string::npos);
-  session b = m.open(with(100));
+  CHECK(why(fake_model(other).open(file_options(100))).message.find("another model") != std::string::npos);
+  session b = m.open(file_options(100));
   CHECK(b.restore(folder / "absent").error().code == errc::not_found);
   CHECK(a.save(folder / "no folder" / "state").error().code == errc::not_found);
   std::ofstream(folder / "empty").close();

@@ -21,7 +21,7 @@ using test::some_ids;
 
 static_assert(std::ranges::input_range<generation_stream>);
 
-session_options with(std::int32_t n_ctx, when_full full = when_full::refuse, std::int32_t keep = 0) {
+session_options window(std::int32_t n_ctx, when_full full = when_full::refuse, std::int32_t keep = 0) {
   session_options o;
   o.n_ctx = n_ctx;
   o.n_batch = 16;
@@ -52,7 +52,7 @@ logit_hook dictate(std::vector<token_id> ids, std::size_t from) {
 /// Greedy, not stopping at end tokens.
 std::vector<token_id> ids_of(session& s, std::int32_t n) { return std::move(s.generate(greedy(n))).value().ids; }
 
-session started(const fake_model& m, std::size_t n, session_options o = with(200)) {
+session started(const fake_model& m, std::size_t n, session_options o = window(200)) {
   session s = m.open(o);
   s.prefill(some_ids(n)).value();
   return s;
@@ -239,7 +239,7 @@ TEST_CASE("a leading space belongs to the text unless the text begins here", "[g
   const token_id the = m.handle.tokenizer().find("\xE2\x96\x81the");
   REQUIRE(the > 0);
   for (const auto& [prompt, want] : {std::pair{std::vector<token_id>{1}, std::string("the")}, {{1, 300}, " the"}}) {
-    session s = m.open(with(100));
+    session s = m.open(window(100));
     REQUIRE(s.prefill(prompt));
     generate_options o = greedy(1);
     o.adjust = dictate({the}, prompt.size());
@@ -282,7 +282,7 @@ TEST_CASE("the callback can stop, and so can cancellation", "[generate]") {
   CHECK(g.ids.size() == 4);
   // What follows is what would have followed.
   const std::vector<token_id> rest = s.generate(greedy(10))->ids;
-  session t = m.open(with(200));
+  session t = m.open(window(200));
   REQUIRE(t.prefill(before));
   std::vector<token_id> want = t.generate(greedy(14))->ids;
   CHECK(std::equal(want.begin() + 4, want.end(), rest.begin(), rest.end()));
@@ -295,7 +295,7 @@ TEST_CASE("the callback can stop, and so can cancellation", "[generate]") {
 
 TEST_CASE("a full context ends the generation or slides", "[generate]") {
   const fake_model m;
-  session s = started(m, 60, with(64));
+  session s = started(m, 60, window(64));
   generation g = std::move(s.generate(greedy(50))).value();
   CHECK(g.reason == stop_reason::context_full);
   CHECK(g.ids.size() == 4);
@@ -303,7 +303,7 @@ TEST_CASE("a full context ends the generation or slides", "[generate]") {
   CHECK(s.generate(greedy(50))->ids.empty());
 
   for (const std::int32_t keep : {0, 5}) {
-    session slide = started(m, 60, with(64, when_full::slide, keep));
+    session slide = started(m, 60, window(64, when_full::slide, keep));
     generate_options o = greedy(-1);
     o.max_tokens = 200;
     g = std::move(slide.generate(o)).value();
@@ -323,7 +323,7 @@ TEST_CASE("a full context ends the generation or slides", "[generate]") {
 TEST_CASE("errors during generation put the session back", "[generate]") {
   fake_model m;
   for (const when_full full : {when_full::refuse, when_full::slide}) {
-    session s = started(m, 40, with(48, full, 3));
+    session s = started(m, 40, window(48, full, 3));
     const snapshot before(s);
     const std::int32_t n = full == when_full::slide ? 60 : 7;
     generate_options o = greedy(n + 20);
@@ -356,7 +356,7 @@ TEST_CASE("errors during generation put the session back", "[generate]") {
     CHECK(fails(s.generate(o), errc::device));
     m.engine->before_layer = nullptr;
     // And it still says what it should.
-    session fresh = m.open(with(48, full, 3));
+    session fresh = m.open(window(48, full, 3));
     REQUIRE(fresh.prefill(some_ids(40)));
     CHECK(s.generate(greedy(60))->ids == fresh.generate(greedy(60))->ids);
   }
@@ -384,7 +384,7 @@ TEST_CASE("wrong options are refused", "[generate]") {
   CHECK(refused([](auto& o) { o.stop_texts = {"\x82\xAC"}; }));
   CHECK(refused([](auto& o) { o.sampler.temperature = -1; }));
   CHECK(refused([](auto& o) { o.sampler.logit_bias = {{320, 1.0F}}; }));
-  session empty = m.open(with(10));
+  session empty = m.open(window(10));
   CHECK(empty.generate(greedy(1)).error().code == errc::invalid_argument);
 
   fake_shape shape;
@@ -496,7 +496,7 @@ TEST_CASE("progress counts tokens", "[generate]") {
 
 TEST_CASE("decoding allocates pages and nothing else", "[generate]") {
   const fake_model m;
-  session s = started(m, 10, with(2000));
+  session s = started(m, 10, window(2000));
   sampler_options sampling;
   sampling.repetition_penalty = 1.1F;
   generate_options o;

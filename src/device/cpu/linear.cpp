@@ -13,7 +13,6 @@ using kernels::matmul_kernel;
 
 constexpr std::int64_t redundant_floats = 16384;  ///< Up to so many activations, preparing alone beats a barrier.
 constexpr std::int64_t decode_rows = 8;           ///< Up to so many rows, weights are read once: bandwidth rules.
-constexpr std::int64_t block_columns = 256;       ///< Columns of a prefill tile: their weights stay in the L2 cache.
 constexpr std::int64_t block_rows = 96;
 
 struct product {

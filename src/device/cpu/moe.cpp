@@ -13,7 +13,6 @@ namespace flywheel::inline v0::device {
 namespace {
 
 using kernels::matmul_kernel;
-constexpr std::int64_t block_columns = 256;
 
 class moe_step final : public step {
  public:

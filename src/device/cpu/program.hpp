@@ -14,6 +14,8 @@
 
 namespace flywheel::inline v0::device {
 
+constexpr std::int64_t block_columns = 256;  ///< Columns of a prefill tile: their weights stay in the L2 cache.
+
 constexpr std::size_t align64(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// Where a value of the graph lies during a run.
