@@ -28,12 +28,12 @@ constexpr std::int64_t f32_chunk = 256;
 /// Rows that share one decoding of a chunk; a multiple of all tile_rows.
 constexpr std::int64_t f32_row_group = 192;
 
-/// Panel: chunk after chunk of up to 256 elements of K. A chunk of a plain type is [k][panel_cols], that of a block
-/// format the file's blocks, [panel_cols][blocks].
+/// Panel: chunk after chunk of up to 256 elements of K. A chunk of a plain type is [k][panel_cols], that of a quantized
+/// format [panel_cols][the file's blocks, after the row's scale where it has one].
 template <dtype Weight, class Simd>
 struct f32_product {
   static constexpr dtype_info facts = *info(Weight);
-  static constexpr bool plain = facts.block_elements == 1;
+  static constexpr bool plain = facts.kind == dtype_kind::real;
   static constexpr bool direct = Weight == dtype::f32 || Weight == dtype::f16 || Weight == dtype::bf16;
   static constexpr std::int64_t panel_cols = Simd::panel_cols;
   static constexpr std::int64_t tile_rows = Simd::tile_rows;
@@ -42,8 +42,17 @@ struct f32_product {
   static std::size_t bytes_of(std::int64_t elements) {
     return static_cast<std::size_t>(elements) / facts.block_elements * facts.block_bytes;
   }
+  /// Of a chunk of one column: a row of its own, with the scale again where rows have one.
+  static std::size_t chunk_bytes(std::int64_t elements) { return facts.header_bytes() + bytes_of(elements); }
+  /// From a panel's start to the chunk that begins at k, a multiple of f32_chunk.
+  static std::size_t chunk_at(std::int64_t k) {
+    return static_cast<std::size_t>(k / f32_chunk) * chunk_bytes(f32_chunk) * panel_cols;
+  }
 
-  static std::size_t panel_bytes(std::int64_t k) { return round_up_64(bytes_of(k) * panel_cols); }
+  static std::size_t panel_bytes(std::int64_t k) {
+    const std::int64_t rest = k % f32_chunk;
+    return round_up_64(chunk_at(k) + (rest ? chunk_bytes(rest) * panel_cols : 0));
+  }
 
   static void pack(const std::byte* rows, std::size_t row_stride, std::int32_t cols, std::int64_t k, std::byte* panel) {
     if constexpr (plain) {
@@ -62,12 +71,16 @@ struct f32_product {
       return;
     }
     for (std::int64_t k0 = 0; k0 < k; k0 += f32_chunk) {
+      constexpr std::size_t header = facts.header_bytes();
       const std::size_t size = bytes_of(least(f32_chunk, k - k0));
-      for (std::int64_t c = 0; c < panel_cols; ++c, panel += size)
-        if (c < cols)
-          std::memcpy(panel, rows + static_cast<std::size_t>(c) * row_stride + bytes_of(k0), size);
-        else
-          std::memset(panel, 0, size);  // whatever zeros decode to: such columns are never stored
+      for (std::int64_t c = 0; c < panel_cols; ++c, panel += header + size)
+        if (c < cols) {
+          const std::byte* const row = rows + static_cast<std::size_t>(c) * row_stride;
+          std::memcpy(panel, row, header);
+          std::memcpy(panel + header, row + header + bytes_of(k0), size);
+        } else {
+          std::memset(panel, 0, header + size);  // whatever zeros decode to: such columns are never stored
+        }
     }
   }
 
@@ -77,7 +90,7 @@ struct f32_product {
     if constexpr (plain) {
       decoder(from, length * panel_cols, tile);
     } else {
-      for (std::int64_t c = 0; c < panel_cols; ++c, from += bytes_of(length)) {
+      for (std::int64_t c = 0; c < panel_cols; ++c, from += chunk_bytes(length)) {
         decoder(from, length, column);
         for (std::int64_t i = 0; i < length; ++i) tile[i * panel_cols + c] = column[i];
       }
@@ -117,7 +130,7 @@ struct f32_product {
         std::memset(sums, 0, static_cast<std::size_t>((end - begin) * panel_cols) * sizeof(float));
         for (std::int64_t k0 = 0; k0 < args.k; k0 += f32_chunk) {
           const std::int64_t length = least(f32_chunk, args.k - k0);
-          const std::byte* w = panel + bytes_of(k0) * panel_cols;
+          const std::byte* w = panel + chunk_at(k0);
           std::size_t ahead = direct ? args.prefetch_bytes : 0;
           if constexpr (!direct) w = decode(w, length, decoder, tile, column);
           for (std::int64_t row = begin; row < end; row += tile_rows, ahead = 0) {

@@ -89,6 +89,12 @@ void take_apart(file_bytes b, block_parts& parts) {
   } else if constexpr (Type == dtype::q8_0) {
     parts.d = file_u16(b);
     for (int j = 0; j < 32; ++j) parts.code[j] = b[2 + j] ^ 0x80;
+  } else if constexpr (Type == dtype::q8_g128) {
+    parts.d = file_u16(b);
+    for (int j = 0; j < 128; ++j) parts.code[j] = b[2 + j] ^ 0x80;
+  } else if constexpr (Type == dtype::q4_g128) {
+    parts.d = file_u16(b);
+    split_nibbles(b + 2, 64, parts.code);
   } else if constexpr (Type == dtype::mxfp4) {
     parts.d = b[0];
     split_nibbles(b + 1, 16, parts.code);

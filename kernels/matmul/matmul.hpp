@@ -29,7 +29,7 @@ struct matmul_args {
   std::int64_t row_begin = 0;           ///< First row to compute; a multiple of tile_rows.
   std::int64_t row_end = 0;             ///< One past the last row: a multiple of tile_rows, or all rows prepared.
   const std::byte* panels = nullptr;    ///< First weight panel of the call, 64-byte aligned.
-  std::int64_t k = 0;                   ///< Length of a row: a multiple of the format's block.
+  std::int64_t k = 0;                   ///< Length of a row: a multiple of the format's block (see exceeds_sums).
   std::int64_t n = 0;                   ///< Columns of the call: whole panels, the last one possibly partial.
   float* y = nullptr;                   ///< [row_begin.., n]: points at row `row_begin`, first column of the call.
   std::int64_t y_stride = 0;            ///< Floats between rows of y.
@@ -46,6 +46,14 @@ struct prepared_layout {
   std::int32_t tile_rows;
   friend bool operator==(const prepared_layout&, const prepared_layout&) = default;
 };
+
+/// Rows of weights with one scale (dtype_kind::row) are multiplied in int32 sums over the whole row, which hold so many
+/// products of 127 by 128.
+inline constexpr std::int64_t longest_channel_row = 131072;
+[[nodiscard]] constexpr bool exceeds_sums(dtype weight, std::int64_t k) noexcept {
+  const dtype_info* facts = info(weight);
+  return facts && facts->kind == dtype_kind::row && k > longest_channel_row;
+}
 
 struct matmul_kernel {
   std::string_view name;  ///< matmul_<activation>_<weight>_<rows>x<cols>_<cluster>

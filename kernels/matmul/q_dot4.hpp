@@ -2,6 +2,7 @@
 // signed bytes into 32 bits (VNNI). Include after one simd_*.hpp that has dot4.
 #pragma once
 
+#include "kernels/matmul/q_channel.hpp"
 #include "kernels/matmul/q_product.hpp"
 
 namespace flywheel::inline v0::kernels {
@@ -33,8 +34,40 @@ struct dot4_tiles {
     }
   }
 
+  /// Whole rows: one int32 sum over all of K.
+  template <class Panel, int R>
+  static void multiply_whole(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
+                             std::size_t ahead) {
+    const float* const d = reinterpret_cast<const float*>(panel);
+    const std::int32_t* q = reinterpret_cast<const std::int32_t*>(x);
+    const std::int32_t* const sum = q + units * 8 * R;
+    const float* const scale = reinterpret_cast<const float*>(sum + R);
+    W acc[R][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start_sum<Panel, S>(sum[r]);
+    panel += Panel::header_bytes;
+    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, q += 8 * R)
+      steps<Panel, R, 0, 8>(panel, q, acc, ahead ? panel + ahead : x);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v)
+        S::store(sums + r * Panel::cols + v * S::width,
+                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + v * S::width)), S::set1(scale[r])));
+  }
+
   template <class Panel, class Scales, int R>
   static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
+    if constexpr (Scales::whole_rows) {
+      multiply_whole<Panel, R>(panel, x, units, sums, ahead);
+    } else {
+      multiply_blocks<Panel, Scales, R>(panel, x, units, sums, ahead);
+    }
+  }
+
+  template <class Panel, class Scales, int R>
+  static void multiply_blocks(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
+                              std::size_t ahead) {
     using scales = typename Panel::scales;
     constexpr int halves = Panel::halves;
     constexpr int steps_of_half = 8 / halves;

@@ -10,6 +10,7 @@
 //   f16_scales     f16 d[cols]
 //   f16_minima     f16 d[cols], m[cols]
 //   e8m0_scales    u8 e[cols]
+//   wide_scales    f16 d[cols]
 //   k_scales_32    f16 d[cols], i8 s[8][cols]
 //   k_scales_16    f16 d[cols]                    i8 s[2][cols]
 //   k_minima       f16 d[cols], m[cols]           u8 s[cols], m[cols]
@@ -272,10 +273,13 @@ struct e8m0_scales : scale_base<S> {
 template <class S>
 struct wide_scales : scale_base<S> {
   using scale_base<S>::cols;
+  static constexpr std::size_t unit_bytes = 2 * cols;
   static constexpr int wide_floats = cols;
   static void widen(const std::byte* unit, float* out) {
     for (int v = 0; v < 2; ++v) S::store(out + v * S::width, scale_base<S>::f16(unit, v));
   }
+  static void put_unit(std::byte* p, int c, const block_parts& parts) { scale_base<S>::put_u16(p, c, parts.d); }
+  static auto scale(const scale_place& at, int, int v) { return d(at, v); }
   static auto d(const scale_place& at, int v) { return S::load(at.wide + v * S::width); }
 };
 
@@ -313,12 +317,10 @@ struct k_scales_32 : wide_scales<S> {
 template <class S>
 struct k_scales_16 : wide_scales<S> {
   using scale_base<S>::cols;
-  static constexpr std::size_t unit_bytes = 2 * cols;
   static constexpr std::size_t block_bytes = 2 * cols;
   static auto scale(const scale_place& at, int half, int v) {
     return S::mul(wide_scales<S>::d(at, v), S::load_i8(at.block + half * cols + v * S::width));
   }
-  static void put_unit(std::byte* p, int c, const block_parts& parts) { scale_base<S>::put_u16(p, c, parts.d); }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
   }
@@ -381,9 +383,16 @@ struct q_panel {
   static constexpr int blocks = elements / 32;
   static constexpr std::size_t block_bytes = Scales::block_bytes + Codes::bytes;
   static constexpr std::size_t unit_bytes = Scales::unit_bytes + blocks * block_bytes;
+  static constexpr std::size_t header_bytes = 0;  ///< Before the first unit.
+
+  /// Packs rows of k elements, stride bytes apart, into the `n` <= cols columns of a panel.
+  static void pack(const std::byte* rows, std::size_t stride, int n, std::int64_t k, std::byte* panel) {
+    for (std::int64_t unit = 0; unit < k / elements; ++unit, panel += unit_bytes)
+      pack_unit(rows + static_cast<std::size_t>(unit) * file_bytes_of_unit, stride, n, panel);
+  }
 
   /// Packs one unit from the blocks of `n` <= cols columns, stride bytes apart.
-  static void pack(const std::byte* from, std::size_t stride, int n, std::byte* unit) {
+  static void pack_unit(const std::byte* from, std::size_t stride, int n, std::byte* unit) {
     alignas(64) typename Codes::words words[blocks];
     for (int c = 0; c < cols; ++c) {
       block_parts parts;
@@ -423,6 +432,8 @@ FLYWHEEL_Q_PANEL(q5_1, five_bits<S>, f16_minima<S>, 0, 31)
 FLYWHEEL_Q_PANEL(q8_0, whole_bytes<S>, f16_scales<S>, 128, 255)
 FLYWHEEL_Q_PANEL(iq4_nl, level_nibbles<S, iq4_levels_128>, f16_scales<S>, 128, 241)
 FLYWHEEL_Q_PANEL(mxfp4, level_nibbles<S, fp4_levels_16>, e8m0_scales<S>, 16, 28)
+FLYWHEEL_Q_PANEL(q8_g128, whole_bytes<S>, wide_scales<S>, 128, 255)
+FLYWHEEL_Q_PANEL(q4_g128, nibbles<S>, wide_scales<S>, 8, 15)
 FLYWHEEL_Q_PANEL(q4_k, nibbles<S>, k_minima<S>, 0, 15)
 FLYWHEEL_Q_PANEL(q5_k, five_bits<S>, k_minima<S>, 0, 31)
 FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales_16<S>, 32, 63, 2)

@@ -33,29 +33,40 @@ inline std::uint32_t peak_of(const float* x) {
   return peak;
 }
 
-/// Codes round(x * inverse), and their sums, of 32 numbers as row `r` of the `rows` of a tile block; zeros for inverse
-/// 0.
-template <int Halves>
-void put_codes(const float* x, float inverse, std::int64_t rows, std::int64_t r, std::byte* block) {
-  std::int32_t q[32];
+/// round(x * inverse) of 32 numbers; zeros for inverse 0.
+inline void round_codes(const float* x, float inverse, std::int32_t* q) {
   for (int i = 0; i < 32; ++i)
     q[i] = bits_as<std::int32_t>(__builtin_fmaf(x[i], inverse, round_magic)) - bits_as<std::int32_t>(round_magic);
   if (inverse == 0)
-    for (std::int32_t& one : q) one = 0;
+    for (int i = 0; i < 32; ++i) q[i] = 0;
+}
+
+/// Codes as row `r` of the `rows` of a tile block; `words`: where the block's codes begin.
+inline void store_codes(const std::int32_t* q, std::int64_t rows, std::int64_t r, std::int32_t* words) {
+  std::int8_t bytes[32];
+  for (int i = 0; i < 32; ++i) bytes[i] = static_cast<std::int8_t>(q[i]);
+  for (int s = 0; s < 8; ++s) __builtin_memcpy(words + s * rows + r, bytes + 4 * s, 4);
+}
+
+/// Codes of 32 numbers, and their sums, as row `r` of the `rows` of a tile block.
+template <int Halves>
+void put_codes(const float* x, float inverse, std::int64_t rows, std::int64_t r, std::byte* block) {
+  std::int32_t q[32];
+  round_codes(x, inverse, q);
   std::int32_t* const sums = reinterpret_cast<std::int32_t*>(block);
   for (int h = 0; h < Halves; ++h) {
     std::int32_t sum = 0;
     for (int i = 0; i < 32 / Halves; ++i) sum += q[32 / Halves * h + i];
     sums[h * rows + r] = -sum_factor(Halves) * sum;
   }
-  std::int8_t bytes[32];
-  for (int i = 0; i < 32; ++i) bytes[i] = static_cast<std::int8_t>(q[i]);
-  for (int s = 0; s < 8; ++s) __builtin_memcpy(sums + (Halves + 1 + s) * rows + r, bytes + 4 * s, 4);
+  store_codes(q, rows, r, sums + (Halves + 1) * rows);
 }
 
 /// scale = max|x| / 127 of each block, as f32. Two multiplications per dot product of 32.
 struct block_scales {
   static constexpr bool powers = false;
+  static constexpr bool whole_rows = false;
+  static constexpr std::size_t block_bytes(int halves) { return static_cast<std::size_t>(halves + 1) * 4 + 32; }
   static constexpr std::size_t row_bytes = 0;  ///< Of a row's own scale.
 
   /// Row r of the `rows` of a tile; block_bytes: of a block of all rows.
@@ -85,6 +96,8 @@ struct block_scales {
 /// tiny number: such weights get codes of zero when they are packed, or, where a format has no such code, see raised().
 struct power_scales {
   static constexpr bool powers = true;
+  static constexpr bool whole_rows = false;
+  static constexpr std::size_t block_bytes(int halves) { return block_scales::block_bytes(halves); }
   static constexpr std::size_t row_bytes = sizeof(float);
   static constexpr std::uint32_t range = 20u << 23;
 
@@ -153,27 +166,28 @@ template <class S, std::size_t Bytes, int Step>
 ///                                                                    std::int64_t units, float* sums, std::size_t
 ///                                                                    ahead)
 ///     sums[r][c] = the whole product of R prepared rows with a panel; may prefetch `ahead` bytes ahead in the panel.
-/// Scales: block_scales or power_scales, of the activations.
+/// Scales: block_scales, power_scales or row_scales, of the activations.
 template <class Panel, class Tiles, class Scales>
 struct q_product {
   static constexpr int halves = Panel::halves;
   static constexpr std::int64_t tile_rows = Tiles::tile_rows;
   /// Bytes of a block of 32 per row.
-  static constexpr std::size_t block_bytes = (halves + 1) * 4 + 32;
+  static constexpr std::size_t block_bytes = Scales::block_bytes(halves);
   /// Panels that all rows are multiplied with before the next ones: about half of a usual L2 cache.
   static constexpr std::size_t panel_group_bytes = 512 * 1024;
 
+  static std::int64_t units(std::int64_t k) { return (k + Panel::elements - 1) / Panel::elements; }
+
   static std::size_t panel_bytes(std::int64_t k) {
-    return round_up_64(static_cast<std::size_t>(k / Panel::elements) * Panel::unit_bytes);
+    return round_up_64(Panel::header_bytes + static_cast<std::size_t>(units(k)) * Panel::unit_bytes);
   }
 
   static void pack(const std::byte* rows, std::size_t row_stride, std::int32_t cols, std::int64_t k, std::byte* panel) {
-    for (std::int64_t unit = 0; unit < k / Panel::elements; ++unit, panel += Panel::unit_bytes)
-      Panel::pack(rows + static_cast<std::size_t>(unit) * Panel::file_bytes_of_unit, row_stride, cols, panel);
+    Panel::pack(rows, row_stride, cols, k, panel);
   }
 
   static std::size_t row_bytes(std::int64_t k) {
-    return static_cast<std::size_t>(k / 32) * block_bytes + Scales::row_bytes;
+    return static_cast<std::size_t>((k + 31) / 32) * block_bytes + Scales::row_bytes;
   }
 
   static std::size_t prepared_bytes(std::int64_t m, std::int64_t k) {
@@ -204,7 +218,7 @@ struct q_product {
         const std::byte* x = args.prepared + static_cast<std::size_t>(row) * row_bytes(args.k);
         for (std::int64_t col = begin; col < least(begin + group, args.n); col += Panel::cols) {
           const std::byte* panel = args.panels + static_cast<std::size_t>(col / Panel::cols) * bytes;
-          multiply_rows(rows, panel, x, args.k / Panel::elements, sums, ahead);
+          multiply_rows(rows, panel, x, units(args.k), sums, ahead);
           store_tile<Panel::cols>(args, row, row + rows, col, sums);
         }
       }

@@ -38,6 +38,21 @@ inline void quantize_block32(const float* x, float* out) {
   }
 }
 
+/// The same with one scale for a row of k numbers.
+inline void quantize_row(const float* x, std::int64_t k, float* out) {
+  float peak = 0;
+  bool finite = true;
+  for (std::int64_t i = 0; i < k; ++i) {
+    finite = finite && std::isfinite(x[i]);
+    peak = std::fmax(peak, std::fabs(x[i]));
+  }
+  const float scale = peak / 127, inverse = 127 / peak;
+  for (std::int64_t i = 0; i < k; ++i) {
+    const double q = std::nearbyint(static_cast<double>(x[i]) * static_cast<double>(inverse));
+    out[i] = !finite ? NAN : peak < 1e-30f ? 0.0f : static_cast<float>(q * static_cast<double>(scale));
+  }
+}
+
 /// The same with the power-of-two scales of a row of k numbers: those of the blocks are max|x of the row| / 127 * 2^-n,
 /// n in 0 .. 20 the largest that holds the block; rows below 1e-28 are zero, a row with an infinity or NaN is NaN.
 inline void quantize_powers(const float* x, std::int64_t k, float* out) {

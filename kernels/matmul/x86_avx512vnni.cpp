@@ -11,6 +11,9 @@ namespace flywheel::inline v0::kernels {
 #define FLYWHEEL_Q8(activations, type, scales)                                \
   FLYWHEEL_MATMUL_DEFINE(matmul_##activations##_##type##_6x32_x86_avx512vnni, \
                          q_product<q_panel_of<dtype::type, simd>::type_name, dot4_tiles<simd>, scales>)
+#define FLYWHEEL_CHANNEL(type)                                       \
+  FLYWHEEL_MATMUL_DEFINE(matmul_q8_row_##type##_6x32_x86_avx512vnni, \
+                         q_product<channel_panel_of<dtype::type, simd>::type_name, dot4_tiles<simd>, row_scales>)
 FLYWHEEL_F32(f32)
 FLYWHEEL_F32(f16)
 FLYWHEEL_F32(bf16)
@@ -27,6 +30,12 @@ FLYWHEEL_Q8(q8_block32, q5_1, block_scales)
 FLYWHEEL_Q8(q8_power32, iq4_nl, power_scales)
 FLYWHEEL_Q8(q8_block32, iq4_nl, block_scales)
 FLYWHEEL_Q8(q8_block32, mxfp4, block_scales)
+FLYWHEEL_Q8(q8_power32, q8_g128, power_scales)
+FLYWHEEL_Q8(q8_block32, q8_g128, block_scales)
+FLYWHEEL_Q8(q8_power32, q4_g128, power_scales)
+FLYWHEEL_Q8(q8_block32, q4_g128, block_scales)
+FLYWHEEL_CHANNEL(q8_channel)
+FLYWHEEL_CHANNEL(q4_channel)
 FLYWHEEL_Q8(q8_power32, q4_k, power_scales)
 FLYWHEEL_Q8(q8_block32, q4_k, block_scales)
 FLYWHEEL_Q8(q8_power32, q5_k, power_scales)
@@ -55,5 +64,6 @@ FLYWHEEL_F32(iq1_s)
 FLYWHEEL_F32(iq1_m)
 #undef FLYWHEEL_F32
 #undef FLYWHEEL_Q8
+#undef FLYWHEEL_CHANNEL
 
 }  // namespace flywheel::inline v0::kernels

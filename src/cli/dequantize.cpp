@@ -35,17 +35,21 @@ int dequantize(const dequantize_args& args) {
   interrupt stop;
   output_file out(args.out);
   progress_bar bar("dequantizing " + args.tensor);
-  // About a million values at a time, whole blocks.
-  const std::uint64_t blocks = found->bytes / facts->block_bytes;
-  const std::uint64_t step = std::max<std::uint64_t>(1, (std::uint64_t{1} << 20) / facts->block_elements);
+  // About a million values at a time, whole blocks; one row at a time where rows have a scale.
+  const bool rows = facts->kind == dtype_kind::row;
+  const auto cols = static_cast<std::uint64_t>(found->dims.cols());
+  const std::uint64_t block_bytes = rows ? row_bytes(found->type, found->dims.cols()) : facts->block_bytes;
+  const std::uint64_t block_elements = rows ? cols : facts->block_elements;
+  const std::uint64_t blocks = found->bytes / block_bytes;
+  const std::uint64_t step = rows ? 1 : std::max<std::uint64_t>(1, (std::uint64_t{1} << 20) / block_elements);
   std::vector<std::byte> bytes;
   std::vector<float> values;
   for (std::uint64_t first = 0; first < blocks; first += step) {
     if (stop.requested()) fail(errc::cancelled, args.out, "stopped");
     const std::uint64_t count = std::min(step, blocks - first);
-    bytes.resize(count * facts->block_bytes);
-    values.resize(count * facts->block_elements);
-    file.read(*found, first * facts->block_bytes, bytes).value();
+    bytes.resize(count * block_bytes);
+    values.resize(count * block_elements);
+    file.read(*found, first * block_bytes, bytes).value();
     decode(bytes.data(), static_cast<std::int64_t>(values.size()), values.data());
     out.write(std::span<const float>(values));
     bar.update(first + count, blocks);

@@ -40,8 +40,9 @@ constexpr model_shape shapes[] = {
     {"tiny", "llama", 256, 2, 8, 4, 32, 512, 1000, 512, 10000, 0, 0, true},
 };
 
-/// Where a block holds its f16 scales, and the standard deviation of what random bits decode to with scales of 1.
-/// `offset` (where it exists) is set to minus `centre` times the scale, so that values have mean 0.
+/// Where a block holds its f16 scales (a row of a dtype of kind row its f32 scale), and the standard deviation of what
+/// random bits decode to with scales of 1. `offset` (where it exists) is set to minus `centre` times the scale, so that
+/// values have mean 0.
 struct block_recipe {
   dtype type;
   std::size_t scale;
@@ -49,10 +50,12 @@ struct block_recipe {
   float deviation, centre;
 };
 constexpr block_recipe recipes[] = {
-    {dtype::q4_0, 0, -1, 4.6F, 0},    {dtype::q4_1, 0, 2, 4.6F, 7.5F}, {dtype::q5_0, 0, -1, 9.2F, 0},
-    {dtype::q5_1, 0, 2, 9.2F, 15.5F}, {dtype::q8_0, 0, -1, 74, 0},     {dtype::q2_k, 80, 82, 13, -1.5F},
-    {dtype::q3_k, 108, -1, 42, 0},    {dtype::q4_k, 0, 2, 260, -7.5F}, {dtype::q5_k, 0, 2, 520, -15.5F},
-    {dtype::q6_k, 208, -1, 1370, 0},  {dtype::iq4_nl, 0, -1, 70, 0},   {dtype::iq4_xs, 0, -1, 1290, 0},
+    {dtype::q4_0, 0, -1, 4.6F, 0},       {dtype::q4_1, 0, 2, 4.6F, 7.5F},  {dtype::q5_0, 0, -1, 9.2F, 0},
+    {dtype::q5_1, 0, 2, 9.2F, 15.5F},    {dtype::q8_0, 0, -1, 74, 0},      {dtype::q2_k, 80, 82, 13, -1.5F},
+    {dtype::q3_k, 108, -1, 42, 0},       {dtype::q4_k, 0, 2, 260, -7.5F},  {dtype::q5_k, 0, 2, 520, -15.5F},
+    {dtype::q6_k, 208, -1, 1370, 0},     {dtype::iq4_nl, 0, -1, 70, 0},    {dtype::iq4_xs, 0, -1, 1290, 0},
+    {dtype::q8_g128, 0, -1, 74, 0},      {dtype::q4_g128, 0, -1, 4.6F, 0}, {dtype::q8_channel, 0, -1, 74, 0},
+    {dtype::q4_channel, 0, -1, 4.6F, 0},
 };
 
 /// splitmix64 (Steele et al. 2014): the same file on every machine.
@@ -88,11 +91,17 @@ const block_recipe* recipe_of(dtype type) {
 
 bool can_make(dtype type) { return recipe_of(type) != nullptr || formats::find_encoder(type) != nullptr; }
 
-/// Random blocks whose values have the given standard deviation.
-void fill_blocks(random_bits& random, dtype type, float deviation, std::span<std::byte> out) {
+/// Random rows of `cols` elements whose values have the given standard deviation.
+void fill_rows(random_bits& random, dtype type, std::int64_t cols, float deviation, std::span<std::byte> out) {
   const dtype_info& facts = *info(type);
   if (const block_recipe* r = recipe_of(type)) {
     random.fill(out);
+    if (facts.kind == dtype_kind::row) {
+      const float scale = deviation / r->deviation;
+      for (std::size_t at = 0; at < out.size(); at += row_bytes(type, cols))
+        std::memcpy(out.data() + at + r->scale, &scale, sizeof scale);
+      return;
+    }
     const std::uint16_t scale = formats::f32_to_f16(deviation / r->deviation);
     const std::uint16_t offset = formats::f32_to_f16(-r->centre * deviation / r->deviation);
     for (std::size_t at = 0; at < out.size(); at += facts.block_bytes) {
@@ -209,7 +218,7 @@ void write_tensor(io::writer& out, random_bits& random, const io::tensor_plan& p
       const std::vector<float> ones(static_cast<std::size_t>(plan.dims.cols()), 1.0F);
       std::memcpy(bytes.data(), ones.data(), bytes.size());
     } else {
-      fill_blocks(random, plan.type, deviation, bytes);
+      fill_rows(random, plan.type, plan.dims.cols(), deviation, bytes);
     }
     out.write(bytes).value();
   }

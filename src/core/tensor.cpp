@@ -59,25 +59,26 @@ result<std::size_t> dense_bytes(dtype type, const shape& dims) {
       return error{errc::unsupported,
                    "tensor type " + std::to_string(static_cast<std::uint32_t>(type)) + " is not known to this version",
                    {}};
-    bool empty = false;
-    std::uint64_t bytes = row->block_bytes;
-    for (std::size_t i = 0; i < dims.rank(); ++i) {
-      if (dims[i] < 0) return error{errc::invalid_argument, "extents must not be negative", dims.to_string()};
-      auto extent = static_cast<std::uint64_t>(dims[i]);
-      if (i + 1 == dims.rank()) {
-        if (extent % row->block_elements != 0)
-          return error{errc::invalid_argument,
-                       "rows of " + std::string(row->name) + " must be a multiple of " +
-                           std::to_string(row->block_elements) + " elements",
-                       dims.to_string()};
-        extent /= row->block_elements;
-      }
-      empty = empty || extent == 0;
-      if (!multiply(bytes, std::max<std::uint64_t>(extent, 1)) || bytes > std::numeric_limits<std::size_t>::max())
-        return error{errc::invalid_argument, "the tensor is too large for this system", dims.to_string()};
-    }
-    if (dims.rank() == 0 && row->block_elements != 1)
+    if (dims.rank() == 0 && (row->block_elements != 1 || row->kind == dtype_kind::row))
       return error{errc::invalid_argument, "a scalar cannot be " + std::string(row->name), dims.to_string()};
+    for (const std::int64_t d : dims.dims())
+      if (d < 0) return error{errc::invalid_argument, "extents must not be negative", dims.to_string()};
+    if (dims.cols() % row->block_elements != 0)
+      return error{errc::invalid_argument,
+                   "rows of " + std::string(row->name) + " must be a multiple of " +
+                       std::to_string(row->block_elements) + " elements",
+                   dims.to_string()};
+    // An extent of zero counts as one, so that strides do not overflow either.
+    bool empty = dims.cols() == 0;
+    std::uint64_t bytes = static_cast<std::uint64_t>(dims.cols()) / row->block_elements;
+    bool fits = multiply(bytes, row->block_bytes);
+    bytes = std::max<std::uint64_t>(bytes, row->block_bytes) + row->header_bytes();
+    for (std::size_t i = 0; i + 1 < dims.rank(); ++i) {
+      empty = empty || dims[i] == 0;
+      fits = fits && multiply(bytes, static_cast<std::uint64_t>(std::max<std::int64_t>(dims[i], 1)));
+    }
+    if (!fits || bytes > std::numeric_limits<std::size_t>::max())
+      return error{errc::invalid_argument, "the tensor is too large for this system", dims.to_string()};
     return empty ? 0 : static_cast<std::size_t>(bytes);
   });
 }

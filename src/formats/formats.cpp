@@ -20,7 +20,7 @@ constexpr decode_fn decoder_of() noexcept {
 
 template <dtype Type>
 constexpr encode_fn encoder_of() noexcept {
-  if constexpr (requires { &codec<Type>::encode; })
+  if constexpr (requires { &codec<Type>::encode; } || requires { &codec<Type>::encode_row; })
     return &encode_blocks<Type>;
   else
     return nullptr;
@@ -67,7 +67,12 @@ result<void> decode(const tensor_view& tensor, std::span<float> out) {
                    "the tensor has " + std::to_string(tensor.dims.elements()) + " elements, the output room for " +
                        std::to_string(out.size()),
                    {}};
-    decoder(tensor.data, tensor.dims.elements(), out.data());
+    if (facts->kind != dtype_kind::row) {
+      decoder(tensor.data, tensor.dims.elements(), out.data());
+      return {};
+    }
+    const std::int64_t cols = tensor.dims.cols();
+    for (std::int64_t r = 0; r < tensor.dims.rows(); ++r) decoder(tensor.row(r), cols, out.data() + r * cols);
     return {};
   });
 }

@@ -218,7 +218,8 @@ result<archive> open_any(std::shared_ptr<archive::state> s, source_ptr source) {
 bool aligned(const std::byte* data, dtype type) noexcept {
   const dtype_info* facts = info(type);
   if (facts == nullptr) return true;
-  const std::size_t alignment = facts->kind == dtype_kind::block ? 2 : facts->block_bytes;
+  const bool quantized = facts->kind == dtype_kind::block || facts->kind == dtype_kind::row;
+  const std::size_t alignment = quantized ? 2 : facts->block_bytes;
   return reinterpret_cast<std::uintptr_t>(data) % alignment == 0;
 }
 

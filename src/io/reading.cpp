@@ -74,7 +74,13 @@ std::optional<std::uint64_t> checked_bytes(const dtype_info& type, std::int64_t 
   if (elements < 0 || cols % type.block_elements != 0 || elements % type.block_elements != 0) return std::nullopt;
   const std::int64_t blocks = elements / type.block_elements;
   if (blocks > INT64_MAX / type.block_bytes) return std::nullopt;
-  return static_cast<std::uint64_t>(blocks) * type.block_bytes;
+  std::uint64_t bytes = static_cast<std::uint64_t>(blocks) * type.block_bytes;
+  if (type.header_bytes() != 0 && cols > 0) {
+    const std::uint64_t rows = static_cast<std::uint64_t>(elements / cols);
+    if (rows > (INT64_MAX - bytes) / type.header_bytes()) return std::nullopt;
+    bytes += rows * type.header_bytes();
+  }
+  return bytes;
 }
 
 }  // namespace flywheel::inline v0::io::detail

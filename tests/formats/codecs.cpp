@@ -157,6 +157,46 @@ TEST_CASE("encoders stay within the error their step allows", "[formats]") {
   }
 }
 
+TEST_CASE("symmetric formats have one scale per 128 or per row", "[formats]") {
+  auto out = decode(dtype::q8_g128, block(dtype::q8_g128, {{1, 0x40}, {2, 0x81}, {129, 3}}));
+  CHECK((out[0] == -254 && out[1] == 0 && out[127] == 6));
+  out = decode(dtype::q4_g128, block(dtype::q4_g128, {{1, 0x40}, {2, 0xF0}, {65, 0x19}}));
+  CHECK((out[0] == -16 && out[64] == 14 && out[63] == 2 && out[127] == -14));
+
+  const auto row = [](dtype type, std::vector<int> bytes) {
+    bytes.insert(bytes.begin(), {0, 0, 0, 0x40});  // 2.0f
+    std::vector<std::byte> all;
+    for (const int b : bytes) all.push_back(static_cast<std::byte>(b));
+    std::vector<float> values((all.size() - 4) * fw::info(type)->block_elements);
+    fw::formats::find_decoder(type)(all.data(), static_cast<std::int64_t>(values.size()), values.data());
+    return values;
+  };
+  CHECK(row(dtype::q8_channel, {0x81, 5, 0}) == std::vector<float>{-254, 10, 0});
+  CHECK(row(dtype::q4_channel, {0x0F, 0x98}) == std::vector<float>{14, -16, 0, 2});
+
+  // Whole tensors: every row has its own scale, and errors are at most half a step of it.
+  fw::test::tiny_random random(4);
+  for (const dtype type : {dtype::q8_g128, dtype::q4_g128, dtype::q8_channel, dtype::q4_channel}) {
+    constexpr std::int64_t rows = 3, cols = 256;
+    const bool eight = type == dtype::q8_g128 || type == dtype::q8_channel;
+    std::vector<float> x(rows * cols), y(rows * cols);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = random.normal() * (i < cols ? 1.0F : i < 2 * cols ? 100.0F : 0);
+    const std::size_t stride = fw::row_bytes(type, cols);
+    REQUIRE(fw::dense_bytes(type, {rows, cols}).value() == rows * stride);
+    std::vector<std::byte> bytes(rows * stride);
+    for (std::size_t r = 0; r < rows; ++r)
+      fw::formats::find_encoder(type)(x.data() + r * cols, cols, bytes.data() + r * stride);
+    REQUIRE(fw::formats::decode(fw::tensor_view(type, {rows, cols}, bytes.data()), y));
+    for (std::size_t r = 0; r < rows; ++r) {
+      float peak = 0;
+      for (std::size_t i = r * cols; i < (r + 1) * cols; ++i) peak = std::max(peak, std::fabs(x[i]));
+      // Half a step and the rounding of an f16 scale; the far end of the four-bit range is a step away.
+      const float allowed = peak * (eight ? 0.00442F : 0.1256F);
+      for (std::size_t i = r * cols; i < (r + 1) * cols; ++i) CHECK(std::fabs(x[i] - y[i]) <= allowed);
+    }
+  }
+}
+
 TEST_CASE("no bytes and no values are too strange for a codec", "[formats]") {
   // Exact, unaligned heap blocks: sanitizers see any access outside.
   fw::test::tiny_random random(5);
@@ -166,7 +206,7 @@ TEST_CASE("no bytes and no values are too strange for a codec", "[formats]") {
     const auto decode = fw::formats::find_decoder(facts.type);
     if (decode == nullptr) continue;
     ++decoders;
-    const std::size_t n = facts.block_bytes * 3;
+    const std::size_t n = facts.header_bytes() + facts.block_bytes * 3;
     const std::unique_ptr<std::byte[]> bytes(new std::byte[n + 1]);
     const std::unique_ptr<float[]> out(new float[facts.block_elements * 3]);
     for (int round = 0; round < 200; ++round) {
@@ -187,7 +227,7 @@ TEST_CASE("no bytes and no values are too strange for a codec", "[formats]") {
       decode(bytes.get() + 1, facts.block_elements * 3, out.get());
     }
   }
-  CHECK(decoders >= 33);
+  CHECK(decoders >= 37);
 }
 
 TEST_CASE("decode says what it cannot do", "[formats]") {

@@ -87,6 +87,8 @@ inline std::vector<int> f16_fields(dtype type) {
     case dtype::iq4_xs:
     case dtype::q1_0:
     case dtype::q2_0:
+    case dtype::q8_g128:
+    case dtype::q4_g128:
       return {0};
     case dtype::q4_1:
     case dtype::q5_1:
@@ -135,6 +137,10 @@ inline std::vector<std::byte> random_row(dtype type, std::int64_t k, random_sour
     b = fill == codes::random    ? static_cast<std::byte>(random.byte())
         : fill == codes::all_one ? std::byte{255}
                                  : std::byte{0};
+  if (facts.kind == dtype_kind::row) {
+    put(0, 0.01f + random.number(0.01f));
+    return row;
+  }
   for (std::size_t at = 0; at < row.size(); at += facts.block_bytes) {
     for (const int field : f16_fields(type))
       put(at + static_cast<std::size_t>(field), formats::f32_to_f16(0.01f + random.number(0.01f)));

@@ -89,16 +89,19 @@ std::vector<float> seen(const matmul_kernel& kernel, std::vector<float> x, std::
   const std::string_view name = kernel.prepared.name;
   if (name.starts_with("q8_block"))
     for (std::size_t i = 0; i < x.size(); i += 32) kernels::reference::quantize_block32(x.data() + i, x.data() + i);
-  if (name.starts_with("q8_power"))
+  const auto by_row = name.starts_with("q8_power") ? kernels::reference::quantize_powers
+                      : name == "q8_row"           ? kernels::reference::quantize_row
+                                                   : nullptr;
+  if (by_row)
     for (std::size_t i = 0; i < x.size(); i += static_cast<std::size_t>(k))
-      kernels::reference::quantize_powers(
-          std::vector<float>(x.begin() + static_cast<std::ptrdiff_t>(i), x.end()).data(), k, x.data() + i);
+      by_row(std::vector<float>(x.begin() + static_cast<std::ptrdiff_t>(i), x.end()).data(), k, x.data() + i);
   return x;
 }
 
 std::vector<std::int64_t> lengths(dtype weight) {
   const std::int64_t block = info(weight)->block_elements;
   if (block == 1) return {1, 2, 3, 7, 32, 33, 255, 256, 257, 600};
+  if (block == 2) return {2, 6, 30, 32, 34, 254, 256, 258, 600};
   if (block == 256) return {256, 512, 1280};
   return {block, 2 * block, 3 * block, 320, 1024};  // all blocks divide 320 or are 128 (checked below)
 }
@@ -150,7 +153,7 @@ TEST_CASE("matmul kernels equal their reference over shapes and tails", "[kernel
 TEST_CASE("matmul kernels take zeros, denormals and the largest magnitudes", "[kernels][matmul]") {
   random_source random(2);
   for_each_kernel([&](const matmul_kernel& kernel) {
-    const std::int64_t k = info(kernel.weight)->block_elements == 1 ? 288 : 256;
+    const std::int64_t k = info(kernel.weight)->block_elements <= 2 ? 288 : 256;
     const std::int64_t m = 7;
     for (const codes fill : {codes::random, codes::all_zero, codes::all_one}) {
       weights w(kernel, 37, k, random, fill);
@@ -195,7 +198,9 @@ TEST_CASE("matmul kernels pass on NaN and infinity in their own row alone", "[ke
 TEST_CASE("a row's product does not depend on rows, tiling, ranges or panels around it", "[kernels][matmul]") {
   random_source random(4);
   for_each_kernel([&](const matmul_kernel& kernel) {
-    const std::int64_t k = info(kernel.weight)->block_elements == 1 ? 517 : 768;
+    const std::int64_t k = info(kernel.weight)->block_elements == 1   ? 517
+                           : info(kernel.weight)->block_elements == 2 ? 518
+                                                                      : 768;
     const std::int64_t n = 3 * kernel.panel_cols + 5;
     const std::int64_t m = 223;  // beyond any group of rows
     weights w(kernel, n, k, random);

@@ -17,15 +17,27 @@ enum class dtype : std::uint32_t {
 #undef FLYWHEEL_DTYPE
 };
 
-enum class dtype_kind : std::uint8_t { real, integer, block };
+enum class dtype_kind : std::uint8_t {
+  real,
+  integer,
+  block,  ///< Quantized, with scales in every block.
+  row,    ///< Quantized, with one scale at the start of every row (see row_header_bytes).
+};
 
-/// Size facts of one dtype. A row of n elements takes n / block_elements * block_bytes bytes.
+/// Bytes before the first block of a row of kind `row`: its scale, f32, little-endian.
+inline constexpr std::uint32_t row_header_bytes = 4;
+
+/// Size facts of one dtype. A row of n elements takes header_bytes() + n / block_elements * block_bytes bytes.
 struct dtype_info {
   dtype type;
   std::string_view name;         ///< Display name as in GGUF tools: "Q4_K".
   std::uint32_t block_elements;  ///< 1 for plain numbers.
   std::uint32_t block_bytes;
   dtype_kind kind;
+
+  [[nodiscard]] constexpr std::uint32_t header_bytes() const noexcept {
+    return kind == dtype_kind::row ? row_header_bytes : 0;
+  }
 };
 
 inline constexpr dtype_info dtype_table[] = {

@@ -62,7 +62,7 @@ class shape {
 /// Bytes of one row of `cols` elements (whole blocks; the caller has checked that). 0 for an unknown dtype.
 [[nodiscard]] constexpr std::size_t row_bytes(dtype type, std::int64_t cols) noexcept {
   const dtype_info* row = info(type);
-  return row ? static_cast<std::size_t>(cols) / row->block_elements * row->block_bytes : 0;
+  return row ? row->header_bytes() + static_cast<std::size_t>(cols) / row->block_elements * row->block_bytes : 0;
 }
 
 /// A non-owning strided view of a tensor. Byte is `const std::byte` (tensor_view) or `std::byte`

@@ -5,6 +5,11 @@
 //   static void decode(const block&, float* out);    out: [elements]
 //   static void encode(const float* x, block&);      x: [elements]; optional
 //
+// or, for a dtype of kind row,
+//
+//   static void decode_row(const std::uint8_t* row, std::int64_t n, float* out);
+//   static void encode_row(const float* x, std::int64_t n, std::uint8_t* row);
+//
 // Headers only, no dependency on the compiled library. All multi-byte fields are little-endian in the file and are
 // read byte by byte, which compilers turn into one load.
 //
@@ -28,24 +33,33 @@ namespace flywheel::inline v0::formats {
 template <dtype Type>
 struct codec;
 
-/// Decodes `n` values (whole blocks) to f32. No alignment is needed.
+/// Decodes `n` values (whole blocks, or one row) to f32. No alignment is needed.
 template <dtype Type>
 void decode_blocks(const std::byte* blocks, std::int64_t n, float* out) {
   using C = codec<Type>;
-  using block = typename C::block;
-  static_assert(sizeof(block) == info(Type)->block_bytes && alignof(block) == 1);
-  static_assert(C::elements == info(Type)->block_elements);
-  for (; n >= C::elements; n -= C::elements, blocks += sizeof(block), out += C::elements)
-    C::decode(*reinterpret_cast<const block*>(blocks), out);
+  if constexpr (info(Type)->kind == dtype_kind::row) {
+    C::decode_row(reinterpret_cast<const std::uint8_t*>(blocks), n, out);
+  } else {
+    using block = typename C::block;
+    static_assert(sizeof(block) == info(Type)->block_bytes && alignof(block) == 1);
+    static_assert(C::elements == info(Type)->block_elements);
+    for (; n >= C::elements; n -= C::elements, blocks += sizeof(block), out += C::elements)
+      C::decode(*reinterpret_cast<const block*>(blocks), out);
+  }
 }
 
-/// Encodes `n` values (whole blocks). Any input is allowed; NaN and infinity give a block that decodes to something.
+/// Encodes `n` values (whole blocks, or one row). Any input is allowed; NaN and infinity give a block that decodes to
+/// something.
 template <dtype Type>
 void encode_blocks(const float* x, std::int64_t n, std::byte* blocks) {
   using C = codec<Type>;
-  using block = typename C::block;
-  for (; n >= C::elements; n -= C::elements, blocks += sizeof(block), x += C::elements)
-    C::encode(x, *reinterpret_cast<block*>(blocks));
+  if constexpr (info(Type)->kind == dtype_kind::row) {
+    C::encode_row(x, n, reinterpret_cast<std::uint8_t*>(blocks));
+  } else {
+    using block = typename C::block;
+    for (; n >= C::elements; n -= C::elements, blocks += sizeof(block), x += C::elements)
+      C::encode(x, *reinterpret_cast<block*>(blocks));
+  }
 }
 
 // Helpers of the format headers.
@@ -79,13 +93,20 @@ constexpr void store_f16(std::uint8_t* p, float v) noexcept { store_u16(p, f32_t
   return static_cast<std::uint8_t>(v < static_cast<float>(highest) ? static_cast<int>(v) : highest);
 }
 
+/// v rounded to the nearest integer in [lowest, highest] as a signed byte; 0 for NaN and what lies outside.
+[[nodiscard]] inline std::uint8_t signed_level(float v, int lowest, int highest) noexcept {
+  const float q = std::round(v);
+  return static_cast<std::uint8_t>(
+      q >= static_cast<float>(lowest) && q <= static_cast<float>(highest) ? static_cast<int>(q) : 0);
+}
+
 /// 1 / d, or 0 for 0: a block of zeros.
 [[nodiscard]] constexpr float inverse(float d) noexcept { return d != 0 ? 1.0F / d : 0.0F; }
 
 /// The signed value of largest magnitude, the first of equals; 0 if all are NaN.
-[[nodiscard]] inline float signed_peak(const float* x, int n) noexcept {
+[[nodiscard]] inline float signed_peak(const float* x, std::int64_t n) noexcept {
   float peak = 0;
-  for (int i = 0; i < n; ++i)
+  for (std::int64_t i = 0; i < n; ++i)
     if (std::fabs(x[i]) > std::fabs(peak)) peak = x[i];
   return peak;
 }

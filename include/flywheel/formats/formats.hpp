@@ -12,10 +12,10 @@
 
 namespace flywheel::inline v0::formats {
 
-/// Decodes `elements` values (whole blocks) to f32.
+/// Decodes `elements` values (whole blocks; exactly one row of a dtype of kind row) to f32.
 using decode_fn = void (*)(const std::byte* blocks, std::int64_t elements, float* out);
-/// Encodes `elements` values (whole blocks) with the format's plain rounding; the quantization module has better
-/// encoders.
+/// Encodes `elements` values (whole blocks; exactly one row of a dtype of kind row) with the format's plain rounding;
+/// the quantization module has better encoders.
 using encode_fn = void (*)(const float* values, std::int64_t elements, std::byte* blocks);
 
 /// Null where this version has no codec for the format.

@@ -23,10 +23,7 @@ struct codec<dtype::q8_0> {
     const float d = std::fabs(signed_peak(x, 32)) / 127.0F;
     const float id = inverse(d);
     store_f16(b.d, d);
-    for (int j = 0; j < 32; ++j) {
-      const float q = std::round(x[j] * id);
-      b.qs[j] = static_cast<std::uint8_t>(q >= -127.0F && q <= 127.0F ? static_cast<int>(q) : 0);  // NaN: 0
-    }
+    for (int j = 0; j < 32; ++j) b.qs[j] = signed_level(x[j] * id, -127, 127);
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "flywheel/detail/try.hpp"
+#include "flywheel/formats/formats.hpp"
 
 namespace flywheel::inline v0::device {
 namespace {
@@ -79,6 +80,12 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
         failure = error{errc::not_found, "the file has no such tensor", info.name};
       } else if (!w.to_f32 || (use == weight_use::matmul && !w.kernel)) {
         failure = no_codec(info);
+      } else if (use == weight_use::matmul && kernels::exceeds_sums(info.type, info.dims.cols())) {
+        failure = error{errc::unsupported,
+                        "rows of " + std::to_string(info.dims.cols()) + " elements are too long for " +
+                            std::string(to_string(info.type)) + "; the limit is " +
+                            std::to_string(kernels::longest_channel_row),
+                        info.name};
       } else if (use == weight_use::matmul) {
         w.experts = info.dims.rank() == 3 ? info.dims[0] : 1;
         w.n = info.dims[info.dims.rank() - 2];
@@ -125,7 +132,8 @@ result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& 
       buffer scratch;
       FLYWHEEL_TRY(const std::span<const std::byte> source, file.bytes(tensor, scratch, memory));
       if (w.use == weight_use::vector)
-        w.to_f32(source.data(), w.dims.elements(), reinterpret_cast<float*>(out));
+        FLYWHEEL_CHECK(formats::decode(tensor_view(w.type, w.dims, source.data()),
+                                       {reinterpret_cast<float*>(out), static_cast<std::size_t>(w.dims.elements())}));
       else
         FLYWHEEL_CHECK(pack_matrix(w, source, out, pool));
       if (!loaded.find(key.first, weight_use::rows)) file.release(tensor);

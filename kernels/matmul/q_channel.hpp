@@ -1,0 +1,109 @@
+// Panels of weights with one scale per row (output channel), and activations with one scale per row, for products with
+// int32 sums over the whole of K: nothing but dot products in the inner loop. In an unnamed namespace: see
+// f32_product.hpp.
+//
+// A panel is f32 d[cols], then the codes of each 32 of K as in q_panels.hpp; the last block is filled up with zeros.
+// The activations of a tile are i8 q[8][rows][4] for each 32 of K, then i32 sum[rows], which is -8 * sum of q, and f32
+// scale[rows].
+#pragma once
+
+#include "kernels/matmul/q_product.hpp"
+
+namespace flywheel::inline v0::kernels {
+namespace {
+
+/// scale = max|x of the row| / 127.
+struct row_scales {
+  static constexpr bool powers = false;
+  static constexpr bool whole_rows = true;
+  static constexpr std::size_t row_bytes = 2 * sizeof(float);
+  static constexpr std::size_t block_bytes(int) { return 32; }
+
+  template <int Halves>
+  static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t bytes_of_block,
+                       std::byte* tile) {
+    const std::int64_t whole = k / 32 * 32;
+    alignas(64) float rest[32] = {};
+    for (std::int64_t i = whole; i < k; ++i) rest[i - whole] = x[i];
+    std::uint32_t peak_bits = peak_of(rest);
+    for (std::int64_t i = 0; i < whole; i += 32) {
+      const std::uint32_t peak = peak_of(x + i);
+      peak_bits = peak > peak_bits ? peak : peak_bits;
+    }
+    const float peak = bits_as<float>(peak_bits);
+    const bool finite = peak_bits < infinity_bits;
+    const bool zero = !finite || peak < q8_smallest;
+    const float inverse = zero ? 0 : 127 / peak;
+    std::int32_t sum = 0;
+    for (std::int64_t i = 0; i < k; i += 32, tile += bytes_of_block) {
+      std::int32_t q[32];
+      round_codes(i < whole ? x + i : rest, inverse, q);
+      for (const std::int32_t one : q) sum += one;
+      store_codes(q, rows, r, reinterpret_cast<std::int32_t*>(tile));
+    }
+    reinterpret_cast<std::int32_t*>(tile)[r] = -sum_factor(Halves) * sum;
+    reinterpret_cast<float*>(tile)[rows + r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127;
+  }
+};
+
+/// Zero, Largest: as in q_panel.
+template <dtype Weight, class S, class Codes, int Zero, int Largest>
+struct channel_panel {
+  using codes = Codes;
+  static constexpr dtype weight = Weight;
+  static constexpr int zero = Zero;
+  static constexpr int largest = Largest;
+  static constexpr int halves = 1;
+  static constexpr int cols = 2 * S::width;
+  static constexpr int blocks = 1;
+  static constexpr std::int64_t elements = 32;
+  static constexpr std::size_t unit_bytes = Codes::bytes;
+  static constexpr std::size_t header_bytes = cols * sizeof(float);
+
+  static void pack(const std::byte* rows, std::size_t stride, int n, std::int64_t k, std::byte* panel) {
+    std::memset(panel, 0, header_bytes);
+    for (int c = 0; c < n; ++c)
+      std::memcpy(panel + 4 * c, rows + static_cast<std::size_t>(c) * stride, row_header_bytes);
+    panel += header_bytes;
+    for (std::int64_t i = 0; i < k; i += elements, panel += unit_bytes) {
+      alignas(64) typename Codes::words words;
+      for (int c = 0; c < cols; ++c) {
+        alignas(64) std::uint8_t code[32];
+        std::memset(code, Zero, sizeof code);
+        if (c < n)
+          take(reinterpret_cast<file_bytes>(rows) + static_cast<std::size_t>(c) * stride + row_header_bytes, i,
+               least(32, k - i), code);
+        for (int s = 0; s < 8; ++s) std::memcpy(&words[s][c], code + 4 * s, 4);
+      }
+      Codes::put(words, panel);
+    }
+  }
+
+ private:
+  /// Codes first .. first + count - 1 of a row.
+  static void take(file_bytes row, std::int64_t first, std::int64_t count, std::uint8_t* code) {
+    if constexpr (Weight == dtype::q8_channel) {
+      for (std::int64_t j = 0; j < count; ++j) code[j] = row[first + j] ^ 0x80;
+    } else {
+      for (std::int64_t j = 0; j < count; j += 2) {
+        const std::uint8_t two = row[(first + j) / 2];
+        code[j] = two & 15;
+        code[j + 1] = two >> 4;
+      }
+    }
+  }
+};
+
+template <dtype Weight, class S>
+struct channel_panel_of;
+template <class S>
+struct channel_panel_of<dtype::q8_channel, S> {
+  using type_name = channel_panel<dtype::q8_channel, S, whole_bytes<S>, 128, 255>;
+};
+template <class S>
+struct channel_panel_of<dtype::q4_channel, S> {
+  using type_name = channel_panel<dtype::q4_channel, S, nibbles<S>, 8, 15>;
+};
+
+}  // namespace
+}  // namespace flywheel::inline v0::kernels
