@@ -4,13 +4,11 @@
 //
 // Include this in the one source file of a cluster only: everything is in an unnamed namespace, so that each cluster
 // has its own copy, compiled with its own instructions. `Simd` supplies
-//   panel_cols, tile_rows
-//   template <dtype W, int R> static void multiply_chunk(const float* x, const std::byte* w, std::int64_t length,
-//   float* sums,
-//                                                        std::size_t ahead)
+//   panel_cols, tile_rows, tiles_at_once
+//   template <dtype W, int R, int Tiles = 1>
+//   static void multiply_chunk(const float* x, std::int64_t tile_stride, const std::byte* w, std::int64_t length,
+//                              float* sums, std::size_t ahead)
 //     sums[r][c] += sum over k < length of x[k][r] * w[k][c], w of type W; may prefetch `ahead` bytes ahead of w
-//   static const float* to_f32(const std::byte* from, std::int64_t n, float* out)  (only for types without
-//   multiply_chunk)
 #pragma once
 
 #include <cstring>
@@ -133,34 +131,39 @@ struct f32_product {
           const std::byte* w = panel + chunk_at(k0);
           std::size_t ahead = direct ? args.prefetch_bytes : 0;
           if constexpr (!direct) w = decode(w, length, decoder, tile, column);
-          for (std::int64_t row = begin; row < end; row += tile_rows, ahead = 0) {
-            const std::int64_t rows = least(tile_rows, end - row);
-            const float* x = prepared + row * args.k + k0 * rows;
-            multiply_rows(rows, x, w, length, sums + (row - begin) * panel_cols, ahead);
+          for (std::int64_t row = begin, rows; row < end; row += rows, ahead = 0) {
+            rows = end - row;
+            rows = least(rows < Simd::tiles_at_once * tile_rows ? tile_rows : Simd::tiles_at_once * tile_rows, rows);
+            const float* x = prepared + row * args.k + k0 * least(tile_rows, rows);
+            multiply_rows(rows, x, tile_rows * args.k, w, length, sums + (row - begin) * panel_cols, ahead);
           }
         }
         store_tile<panel_cols>(args, begin, end, col, sums);
       }
   }
 
-  static void multiply_rows(std::int64_t rows, const float* x, const std::byte* w, std::int64_t length, float* sums,
-                            std::size_t ahead) {
+  static void multiply_rows(std::int64_t rows, const float* x, std::int64_t tile_stride, const std::byte* w,
+                            std::int64_t length, float* sums, std::size_t ahead) {
     constexpr dtype type = direct ? Weight : dtype::f32;
+    if constexpr (Simd::tiles_at_once > 1)
+      if (rows > tile_rows)
+        return Simd::template multiply_chunk<type, tile_rows, Simd::tiles_at_once>(x, tile_stride, w, length, sums,
+                                                                                   ahead);
     switch (rows) {
       case 1:
-        return Simd::template multiply_chunk<type, 1>(x, w, length, sums, ahead);
+        return Simd::template multiply_chunk<type, 1>(x, tile_stride, w, length, sums, ahead);
       case 2:
-        return Simd::template multiply_chunk<type, 2>(x, w, length, sums, ahead);
+        return Simd::template multiply_chunk<type, 2>(x, tile_stride, w, length, sums, ahead);
       case 3:
-        return Simd::template multiply_chunk<type, 3>(x, w, length, sums, ahead);
+        return Simd::template multiply_chunk<type, 3>(x, tile_stride, w, length, sums, ahead);
       case 4:
-        return Simd::template multiply_chunk<type, 4>(x, w, length, sums, ahead);
+        return Simd::template multiply_chunk<type, 4>(x, tile_stride, w, length, sums, ahead);
       default:
         break;
     }
     if constexpr (tile_rows > 4) {
-      if (rows == 5) return Simd::template multiply_chunk<type, 5>(x, w, length, sums, ahead);
-      return Simd::template multiply_chunk<type, 6>(x, w, length, sums, ahead);
+      if (rows == 5) return Simd::template multiply_chunk<type, 5>(x, tile_stride, w, length, sums, ahead);
+      return Simd::template multiply_chunk<type, 6>(x, tile_stride, w, length, sums, ahead);
     }
   }
 };

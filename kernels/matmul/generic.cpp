@@ -9,6 +9,7 @@ namespace {
 struct portable {
   static constexpr std::int64_t panel_cols = 8;
   static constexpr std::int64_t tile_rows = 4;
+  static constexpr int tiles_at_once = 1;
 
   template <dtype W>
   static float number(const std::byte* w) {
@@ -21,7 +22,8 @@ struct portable {
   }
 
   template <dtype W, int R>
-  static void multiply_chunk(const float* x, const std::byte* w, std::int64_t length, float* sums, std::size_t) {
+  static void multiply_chunk(const float* x, std::int64_t, const std::byte* w, std::int64_t length, float* sums,
+                             std::size_t) {
     constexpr std::int64_t size = W == dtype::f32 ? 4 : 2;
     float acc[R][panel_cols] = {};
     for (std::int64_t k = 0; k < length; ++k, x += R, w += panel_cols * size) {

@@ -85,7 +85,17 @@ struct channel_panel {
     if constexpr (Weight == dtype::q8_channel) {
       for (std::int64_t j = 0; j < count; ++j) code[j] = row[first + j] ^ 0x80;
     } else {
-      for (std::int64_t j = 0; j < count; j += 2) {
+      std::int64_t j = 0;
+      for (; j + 8 <= count; j += 8) {
+        std::uint32_t four;
+        __builtin_memcpy(&four, row + (first + j) / 2, 4);
+        std::uint64_t spread = four;  // a byte every two bytes
+        spread = (spread | spread << 16) & 0x0000ffff0000ffffu;
+        spread = (spread | spread << 8) & 0x00ff00ff00ff00ffu;
+        spread = (spread & 0x000f000f000f000fu) | (spread & 0x00f000f000f000f0u) << 4;
+        __builtin_memcpy(code + j, &spread, 8);
+      }
+      for (; j < count; j += 2) {
         const std::uint8_t two = row[(first + j) / 2];
         code[j] = two & 15;
         code[j + 1] = two >> 4;

@@ -21,8 +21,8 @@ TEST_CASE("every cluster has every kernel", "[kernels][registry]") {
       const bool decodes = formats::find_decoder(type.type) != nullptr;
       CHECK((find_to_f32(static_cast<cluster>(i), type.type) != nullptr) == decodes);
       const matmul_kernel* kernel = find_matmul(static_cast<cluster>(i), type.type);
-      const bool weights = type.kind == dtype_kind::block || type.type == dtype::f32 || type.type == dtype::f16 ||
-                           type.type == dtype::bf16 || type.type == dtype::f64;
+      const bool weights = type.kind == dtype_kind::block || type.kind == dtype_kind::row || type.type == dtype::f32 ||
+                           type.type == dtype::f16 || type.type == dtype::bf16 || type.type == dtype::f64;
       CHECK((kernel != nullptr) == (decodes && weights));
       if (kernel) CHECK(kernel->weight == type.type);
     }
