@@ -51,17 +51,21 @@ constexpr std::array<kernel_set, sizeof...(I)> build_sets(std::index_sequence<I.
 }
 constexpr auto sets = build_sets(std::make_index_sequence<std::size(clusters)>());
 
+constexpr std::int32_t prepared_zero(std::string_view activations, dtype weight) {
+  return activations.starts_with("q8") ? zero_point(weight) : 0;
+}
+
 constexpr matmul_kernel matmuls[] = {
-#define FLYWHEEL_MATMUL_ROW(kernel, activations, type, rows, cols, name) \
-  {#kernel,                                                              \
-   dtype::type,                                                          \
-   cluster::name,                                                        \
-   {#activations, cluster::name, rows},                                  \
-   cols,                                                                 \
-   kernel::panel_bytes,                                                  \
-   kernel::pack,                                                         \
-   kernel::prepared_bytes,                                               \
-   kernel::prepare,                                                      \
+#define FLYWHEEL_MATMUL_ROW(kernel, activations, type, rows, cols, name)          \
+  {#kernel,                                                                       \
+   dtype::type,                                                                   \
+   cluster::name,                                                                 \
+   {#activations, cluster::name, rows, prepared_zero(#activations, dtype::type)}, \
+   cols,                                                                          \
+   kernel::panel_bytes,                                                           \
+   kernel::pack,                                                                  \
+   kernel::prepared_bytes,                                                        \
+   kernel::prepare,                                                               \
    kernel::run},
 #define FLYWHEEL_MATMUL(activations, type, rows, cols, name)                                                      \
   FLYWHEEL_WHEN_##name(FLYWHEEL_MATMUL_ROW(matmul_##activations##_##type##_##rows##x##cols##_##name, activations, \

@@ -131,15 +131,6 @@ struct simd {
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
     return _mm256_shuffle_epi8(t, x);
   }
-  template <int N>
-  static bytes shift_words(bytes x) {
-    if constexpr (N > 0)
-      return _mm256_srai_epi32(x, N);
-    else if constexpr (N < 0)
-      return _mm256_slli_epi32(x, -N);
-    else
-      return x;
-  }
   static bytes add_words(bytes a, bytes b) {
     __m256i sum = _mm256_add_epi32(a, b);  // opaque like add_halves
     asm("" : "+x"(sum));
@@ -158,13 +149,7 @@ struct simd {
   static bytes abs_bytes(bytes x) { return _mm256_abs_epi8(x); }
   /// a with the sign of b.
   static bytes sign_bytes(bytes a, bytes b) { return _mm256_sign_epi8(a, b); }
-  static floats add_exponent(floats x, bytes n) {
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n));
-  }
-  static floats add_exponent_unless_zero(floats x, bytes n) {
-    const __m256i zero = _mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
-    return _mm256_castsi256_ps(_mm256_andnot_si256(zero, _mm256_add_epi32(_mm256_castps_si256(x), n)));
-  }
+  static floats as_floats(bytes bits) { return _mm256_castsi256_ps(bits); }
   static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
 };
 

@@ -127,24 +127,7 @@ struct simd {
   }
 
   // 32-bit integers.
-  /// x / 2^N, exact; N may be negative.
-  template <int N>
-  static bytes shift_words(bytes x) {
-    if constexpr (N > 0)
-      return _mm512_srai_epi32(x, N);
-    else if constexpr (N < 0)
-      return _mm512_slli_epi32(x, -N);
-    else
-      return x;
-  }
-  /// x * 2^n for words of n << 23, by integer addition: x normal, and the result too; 0 becomes a tiny number.
-  static floats add_exponent(floats x, bytes n) {
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), n));
-  }
-  static floats add_exponent_unless_zero(floats x, bytes n) {
-    const __m512i bits = _mm512_castps_si512(x);
-    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(bits, bits), bits, n));
-  }
+  static floats as_floats(bytes bits) { return _mm512_castsi512_ps(bits); }
   static floats to_floats(bytes words) { return _mm512_cvtepi32_ps(words); }
   /// acc + sum of four products, unsigned a, signed b; exact.
   static bytes dot4(bytes acc, bytes a, bytes b) { return _mm512_dpbusd_epi32(acc, a, b); }

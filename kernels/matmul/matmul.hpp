@@ -39,11 +39,38 @@ struct matmul_args {
   matmul_epilogue epilogue;  ///< Pointers as for y: at row `row_begin`, first column.
 };
 
+/// The code that stands for a weight of 0 in packed panels: w = scale * (code - zero), or, where a format has minima,
+/// scale * code - minimum and 0. Prepared int8 activations carry the sums that it needs.
+[[nodiscard]] constexpr std::int32_t zero_point(dtype weight) noexcept {
+  switch (weight) {
+    case dtype::q4_0:
+    case dtype::q4_g128:
+    case dtype::q4_channel:
+      return 8;
+    case dtype::q5_0:
+    case dtype::mxfp4:
+      return 16;
+    case dtype::q8_0:
+    case dtype::q8_g128:
+    case dtype::q8_channel:
+    case dtype::iq4_nl:
+    case dtype::iq4_xs:
+      return 128;
+    case dtype::q3_k:
+      return 4;
+    case dtype::q6_k:
+      return 32;
+    default:
+      return 0;
+  }
+}
+
 /// How activations are laid out for a kernel: kernels with equal values share prepared activations.
 struct prepared_layout {
   std::string_view name;  ///< "f32", "q8_block32", ...
   cluster isa;
   std::int32_t tile_rows;
+  std::int32_t zero_point;  ///< Of the weights, for names that begin with q8; otherwise 0.
   friend bool operator==(const prepared_layout&, const prepared_layout&) = default;
 };
 

@@ -3,8 +3,8 @@
 // f32_product.hpp.
 //
 // A panel is f32 d[cols], then the codes of each 32 of K as in q_panels.hpp; the last block is filled up with zeros.
-// The activations of a tile are i8 q[8][rows][4] for each 32 of K, then i32 sum[rows], which is -8 * sum of q, and f32
-// scale[rows].
+// The activations of a tile are i8 q[8][rows][4] for each 32 of K, then i32 start[rows], which is -zero * sum of q, and
+// f32 scale[rows].
 #pragma once
 
 #include "kernels/matmul/q_product.hpp"
@@ -19,7 +19,7 @@ struct row_scales {
   static constexpr std::size_t row_bytes = 2 * sizeof(float);
   static constexpr std::size_t block_bytes(int) { return 32; }
 
-  template <int Halves>
+  template <class Panel>
   static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t bytes_of_block,
                        std::byte* tile) {
     const std::int64_t whole = k / 32 * 32;
@@ -41,17 +41,17 @@ struct row_scales {
       for (const std::int32_t one : q) sum += one;
       store_codes(q, rows, r, reinterpret_cast<std::int32_t*>(tile));
     }
-    reinterpret_cast<std::int32_t*>(tile)[r] = -sum_factor(Halves) * sum;
+    reinterpret_cast<std::int32_t*>(tile)[r] = -Panel::zero * sum;
     reinterpret_cast<float*>(tile)[rows + r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127;
   }
 };
 
-/// Zero, Largest: as in q_panel.
-template <dtype Weight, class S, class Codes, int Zero, int Largest>
+/// Largest: of the codes.
+template <dtype Weight, class S, class Codes, int Largest>
 struct channel_panel {
   using codes = Codes;
   static constexpr dtype weight = Weight;
-  static constexpr int zero = Zero;
+  static constexpr int zero = zero_point(Weight);
   static constexpr int largest = Largest;
   static constexpr int halves = 1;
   static constexpr int cols = 2 * S::width;
@@ -69,7 +69,7 @@ struct channel_panel {
       alignas(64) typename Codes::words words;
       for (int c = 0; c < cols; ++c) {
         alignas(64) std::uint8_t code[32];
-        std::memset(code, Zero, sizeof code);
+        std::memset(code, zero, sizeof code);
         if (c < n)
           take(reinterpret_cast<file_bytes>(rows) + static_cast<std::size_t>(c) * stride + row_header_bytes, i,
                least(32, k - i), code);
@@ -108,11 +108,11 @@ template <dtype Weight, class S>
 struct channel_panel_of;
 template <class S>
 struct channel_panel_of<dtype::q8_channel, S> {
-  using type_name = channel_panel<dtype::q8_channel, S, whole_bytes<S>, 128, 255>;
+  using type_name = channel_panel<dtype::q8_channel, S, whole_bytes<S>, 255>;
 };
 template <class S>
 struct channel_panel_of<dtype::q4_channel, S> {
-  using type_name = channel_panel<dtype::q4_channel, S, nibbles<S>, 8, 15>;
+  using type_name = channel_panel<dtype::q4_channel, S, nibbles<S>, 15>;
 };
 
 }  // namespace

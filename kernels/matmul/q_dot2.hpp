@@ -20,6 +20,7 @@ struct dot2_tiles {
   using V = typename S::floats;
   using W = typename S::bytes;
   static constexpr std::int64_t tile_rows = 4;
+  static constexpr int tiles_at_once = 1;
 
   /// Steps Step .. End - 1 into sums of two, 16 bits; the first one sets them.
   template <class Panel, int R, int Step, int End, bool First>
@@ -82,12 +83,11 @@ struct dot2_tiles {
                              std::size_t ahead) {
     const float* const d = reinterpret_cast<const float*>(panel);
     const std::int32_t* q = reinterpret_cast<const std::int32_t*>(x);
-    const std::int32_t* const sum = q + units * 8 * R;
-    const float* const scale = reinterpret_cast<const float*>(sum + R);
+    const std::int32_t* const start = q + units * 8 * R;
+    const float* const scale = reinterpret_cast<const float*>(start + R);
     W acc[R][2];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      acc[r][0] = acc[r][1] = Panel::zero == 128 ? S::set1_word(0) : start_sum<Panel, S>(sum[r]);
+    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = S::set1_word(Panel::zero == 128 ? 0 : start[r]);
     panel += Panel::header_bytes;
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, q += 8 * R)
       steps<Panel, R, 0, 8>(panel, q, acc, ahead ? panel + ahead : x);
@@ -100,7 +100,8 @@ struct dot2_tiles {
   }
 
   template <class Panel, class Scales, int R>
-  static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
+  static void multiply(const std::byte* panel, const std::byte* x, std::size_t, std::int64_t units, float* sums,
+                       std::size_t ahead) {
     if constexpr (Scales::whole_rows) {
       multiply_whole<Panel, R>(panel, x, units, sums, ahead);
     } else {
@@ -126,16 +127,16 @@ struct dot2_tiles {
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
         const std::byte* const next =
             ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
-        const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
-        const std::int32_t* const scale = sum + halves * R;
-        const std::int32_t* const q = sum + (halves + 1) * R;
+        const float* const head = reinterpret_cast<const float*>(x);
+        const float* const scale = head + halves * R;
+        const std::int32_t* const q = reinterpret_cast<const std::int32_t*>(scale + R);
         V t[R][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
         for (int half = 0; half < halves; ++half) {
           W total[R][2];
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r)
-            total[r][0] = total[r][1] = Panel::zero == 128 ? S::set1_word(0) : start_sum<Panel, S>(sum[half * R + r]);
+            total[r][0] = total[r][1] = S::set1_word(start_of<Panel, Scales, R, Panel::zero == 128>(x, half, r));
           if (half == 0)
             steps<Panel, R, 0, steps_of_half>(codes, q, total, next);
           else
@@ -147,12 +148,9 @@ struct dot2_tiles {
 #pragma GCC unroll 8
               for (int r = 0; r < R; ++r) {
                 float* const to = sums + (2 * r + v) * S::width;
-                V f = S::fma(S::to_floats(total[r][v]), raised<Panel, S>(d, scale[r]), S::load(to));
-                if constexpr (scales::has_minimum) {
-                  const V m = scales::minimum(place, half, v);
-                  const V s = S::add_exponent(S::to_floats(S::set1_word(sum[half * R + r])), S::set1_word(scale[r]));
-                  f = S::fma(m, s, f);
-                }
+                V f = S::fma(S::sub(S::as_floats(total[r][v]), S::set1(scale[r])), d, S::load(to));
+                if constexpr (scales::has_minimum)
+                  f = S::fma(scales::minimum(place, half, v), S::set1(head[half * R + r]), f);
                 S::store(to, f);
               }
             } else {
@@ -164,7 +162,7 @@ struct dot2_tiles {
               if constexpr (scales::has_minimum) {
                 const V m = scales::minimum(place, half, v);
 #pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
+                for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::set1(head[half * R + r]), t[r][v]);
               }
             }
           }
@@ -172,7 +170,7 @@ struct dot2_tiles {
         if constexpr (!Scales::powers) {
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) {
-            const V a = S::set1(bits_as<float>(scale[r]));
+            const V a = S::set1(scale[r]);
 #pragma GCC unroll 2
             for (int v = 0; v < 2; ++v) {
               float* const to = sums + (2 * r + v) * S::width;

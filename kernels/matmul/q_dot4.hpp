@@ -9,71 +9,121 @@ namespace flywheel::inline v0::kernels {
 namespace {
 
 /// Six rows by two vectors of columns: 12 int32 and 12 f32 accumulators, the weights and one broadcast fit 32
-/// registers.
+/// registers. Two such tiles at once halve what unpacking codes and loading weights costs per product; their f32 sums
+/// are in L1.
 template <class S>
 struct dot4_tiles {
   using V = typename S::floats;
   using W = typename S::bytes;
   static constexpr std::int64_t tile_rows = 6;
+  static constexpr int tiles_at_once = 2;
 
-  /// Steps Step .. End - 1: acc[r][v] += four products each.
-  template <class Panel, int R, int Step, int End>
-  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2],
-                                                  const std::byte* next) {
+  /// The prepared block of a tile.
+  template <int T>
+  struct places {
+    const std::byte* of[T];
+    explicit places(const std::byte* x, std::size_t tile_bytes) {
+      for (int t = 0; t < T; ++t) of[t] = x + static_cast<std::size_t>(t) * tile_bytes;
+    }
+    void advance(std::size_t bytes) {
+      for (int t = 0; t < T; ++t) of[t] += bytes;
+    }
+    /// The same places, unknown to the compiler: what is loaded from both is loaded twice, which costs nothing, while
+    /// copies of registers take the time of products.
+    [[gnu::always_inline]] inline places again() const {
+      places p = *this;
+      for (int t = 0; t < T; ++t) asm volatile("" : "+r"(p.of[t]));
+      return p;
+    }
+  };
+
+  /// Steps Step .. End - 1: acc[r][v] += four products each. The codes of the block begin `head` bytes from x.
+  template <class Panel, int R, int T, int Step, int End>
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const places<T>& x, std::size_t head,
+                                                  W (&acc)[R * T][2], const std::byte* next) {
     if constexpr (Step < End) {
       prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W w0 = Panel::codes::template at<Step>(codes, 0);
       const W w1 = Panel::codes::template at<Step>(codes, 1);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const W a = S::set1_word(q[Step * R + r]);
+#pragma GCC unroll 16
+      for (int r = 0; r < R * T; ++r) {
+        const W a = S::set1_word(reinterpret_cast<const std::int32_t*>(x.of[r / R] + head)[Step * R + r % R]);
         acc[r][0] = S::dot4(acc[r][0], w0, a);
         acc[r][1] = S::dot4(acc[r][1], w1, a);
       }
-      steps<Panel, R, Step + 1, End>(codes, q, acc, next);
+      steps<Panel, R, T, Step + 1, End>(codes, x, head, acc, next);
     }
   }
 
   /// Whole rows: one int32 sum over all of K.
-  template <class Panel, int R>
-  static void multiply_whole(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
-                             std::size_t ahead) {
+  template <class Panel, int R, int T>
+  static void multiply_whole(const std::byte* panel, places<T> x, std::int64_t units, float* sums, std::size_t ahead) {
     const float* const d = reinterpret_cast<const float*>(panel);
-    const std::int32_t* q = reinterpret_cast<const std::int32_t*>(x);
-    const std::int32_t* const sum = q + units * 8 * R;
-    const float* const scale = reinterpret_cast<const float*>(sum + R);
-    W acc[R][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start_sum<Panel, S>(sum[r]);
+    const std::size_t end = static_cast<std::size_t>(units) * 32 * R;
+    const places<T> twin = x.again();
+    W acc[R * T][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < R * T; ++r) {
+      acc[r][0] = S::set1_word(reinterpret_cast<const std::int32_t*>(x.of[r / R] + end)[r % R]);
+      acc[r][1] = S::set1_word(reinterpret_cast<const std::int32_t*>(twin.of[r / R] + end)[r % R]);
+    }
     panel += Panel::header_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, q += 8 * R)
-      steps<Panel, R, 0, 8>(panel, q, acc, ahead ? panel + ahead : x);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R))
+      steps<Panel, R, T, 0, 8>(panel, x, 0, acc, ahead ? panel + ahead : x.of[0]);
+#pragma GCC unroll 16
+    for (int r = 0; r < R * T; ++r) {
+      const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
 #pragma GCC unroll 2
       for (int v = 0; v < 2; ++v)
         S::store(sums + r * Panel::cols + v * S::width,
-                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + v * S::width)), S::set1(scale[r])));
-  }
-
-  template <class Panel, class Scales, int R>
-  static void multiply(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums, std::size_t ahead) {
-    if constexpr (Scales::whole_rows) {
-      multiply_whole<Panel, R>(panel, x, units, sums, ahead);
-    } else {
-      multiply_blocks<Panel, Scales, R>(panel, x, units, sums, ahead);
+                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + v * S::width)), scale));
     }
   }
 
-  template <class Panel, class Scales, int R>
-  static void multiply_blocks(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
-                              std::size_t ahead) {
+  template <class Panel, class Scales, int R, int T = 1>
+  static void multiply(const std::byte* panel, const std::byte* x, std::size_t tile_bytes, std::int64_t units,
+                       float* sums, std::size_t ahead) {
+    if constexpr (Scales::whole_rows) {
+      multiply_whole<Panel, R, T>(panel, places<T>(x, tile_bytes), units, sums, ahead);
+    } else {
+      multiply_blocks<Panel, Scales, R, T>(panel, places<T>(x, tile_bytes), units, sums, ahead);
+    }
+  }
+
+  /// The f32 sums of N rows, in registers, or where those do not suffice in memory.
+  template <int N, bool Registers>
+  struct totals {
+    V f[Registers ? N : 1][2];
+    float* sums;
+    explicit totals(float* to) : sums(to) {
+#pragma GCC unroll 16
+      for (int r = 0; r < N; ++r) set(r, 0, S::zero()), set(r, 1, S::zero());
+    }
+    /// Sums in memory stay there: compilers would hold some in registers, and spill accumulators for them.
+    [[gnu::always_inline]] inline void settle() {
+      if constexpr (!Registers) asm volatile("" : "+r"(sums) : : "memory");
+    }
+    [[gnu::always_inline]] inline V get(int r, int v) const {
+      return Registers ? f[r][v] : S::load(sums + (2 * r + v) * S::width);
+    }
+    [[gnu::always_inline]] inline void set(int r, int v, V x) {
+      if constexpr (Registers)
+        f[r][v] = x;
+      else
+        S::store(sums + (2 * r + v) * S::width, x);
+    }
+  };
+
+  template <class Panel, class Scales, int R, int T>
+  static void multiply_blocks(const std::byte* panel, places<T> x, std::int64_t units, float* sums, std::size_t ahead) {
     using scales = typename Panel::scales;
     constexpr int halves = Panel::halves;
     constexpr int steps_of_half = 8 / halves;
-    V f[R][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) f[r][0] = f[r][1] = S::zero();
+    constexpr std::size_t head = (halves + 1) * 4 * R;
+    const auto number = [&](int r, int i) __attribute__((always_inline)) {  // of the head of row r
+      return S::set1(reinterpret_cast<const float*>(x.of[r / R])[i * R + r % R]);
+    };
+    totals<R * T, T == 1> f(sums);
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
       alignas(64) float wide[scales::wide_floats + 1];
       scales::widen(panel, wide);
@@ -83,75 +133,57 @@ struct dot4_tiles {
         const std::byte* const codes = at + scales::block_bytes;
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
         const std::byte* const next =
-            ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
-        const std::int32_t* const sum = reinterpret_cast<const std::int32_t*>(x);
-        const std::int32_t* const scale = sum + halves * R;
-        const std::int32_t* const q = sum + (halves + 1) * R;
-        V t[R][2];  // the block's sum in units of the activations' scale
+            ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x.of[0];
+        const places<T> twin = x.again();
+        V t[Scales::powers ? 1 : R * T][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
         for (int half = 0; half < halves; ++half) {
-          W acc[R][2];
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start_sum<Panel, S>(sum[half * R + r]);
-          if (half == 0)
-            steps<Panel, R, 0, steps_of_half>(codes, q, acc, next);
-          else
-            steps<Panel, R, steps_of_half, 8>(codes, q, acc, next);
-          if constexpr (Scales::powers) {
-#pragma GCC unroll 2
-            for (int v = 0; v < 2; ++v) {
-              const V d = scales::scale(place, half, v);
-#pragma GCC unroll 8
-              for (int r = 0; r < R; ++r)
-                f[r][v] = S::fma(S::to_floats(acc[r][v]), raised<Panel, S>(d, scale[r]), f[r][v]);
-            }
-            if constexpr (scales::has_minimum) {
-              const V m[2] = {scales::minimum(place, half, 0), scales::minimum(place, half, 1)};
-#pragma GCC unroll 8
-              for (int r = 0; r < R; ++r) {
-                const V s = S::add_exponent(S::to_floats(S::set1_word(sum[half * R + r])), S::set1_word(scale[r]));
-                f[r][0] = S::fma(m[0], s, f[r][0]);
-                f[r][1] = S::fma(m[1], s, f[r][1]);
-              }
-            }
-          } else {
-#pragma GCC unroll 2
-            for (int v = 0; v < 2; ++v) {
-              const V d = scales::scale(place, half, v);
-#pragma GCC unroll 8
-              for (int r = 0; r < R; ++r) {
-                const V s = S::to_floats(acc[r][v]);
-                t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
-              }
-              if constexpr (scales::has_minimum) {
-                const V m = scales::minimum(place, half, v);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::to_floats(S::set1_word(sum[half * R + r])), t[r][v]);
-              }
-            }
+          W acc[R * T][2];
+#pragma GCC unroll 16
+          for (int r = 0; r < R * T; ++r) {
+            acc[r][0] = S::set1_word(start_of<Panel, Scales, R>(x.of[r / R], half, r % R));
+            acc[r][1] = S::set1_word(start_of<Panel, Scales, R>(twin.of[r / R], half, r % R));
           }
+          if (half == 0)
+            steps<Panel, R, T, 0, steps_of_half>(codes, x, head, acc, next);
+          else
+            steps<Panel, R, T, steps_of_half, 8>(codes, x, head, acc, next);
+          f.settle();
+          const V d[2] = {scales::scale(place, half, 0), scales::scale(place, half, 1)};
+          V m[2];
+          if constexpr (scales::has_minimum)
+            m[0] = scales::minimum(place, half, 0), m[1] = scales::minimum(place, half, 1);
+#pragma GCC unroll 16
+          for (int r = 0; r < R * T; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; ++v) {
+              if constexpr (Scales::powers) {
+                V sum = S::fma(S::sub(S::as_floats(acc[r][v]), number(r, halves)), d[v], f.get(r, v));
+                if constexpr (scales::has_minimum) sum = S::fma(m[v], number(r, half), sum);
+                f.set(r, v, sum);
+              } else {
+                const V s = S::to_floats(acc[r][v]);
+                t[r][v] = half == 0 ? S::mul(s, d[v]) : S::fma(s, d[v], t[r][v]);
+                if constexpr (scales::has_minimum) t[r][v] = S::fma(m[v], number(r, half), t[r][v]);
+              }
+            }
         }
         if constexpr (!Scales::powers) {
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            const V a = S::set1(bits_as<float>(scale[r]));
-            f[r][0] = S::fma(t[r][0], a, f[r][0]);
-            f[r][1] = S::fma(t[r][1], a, f[r][1]);
-          }
+#pragma GCC unroll 16
+          for (int r = 0; r < R * T; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; ++v) f.set(r, v, S::fma(t[r][v], number(r, halves), f.get(r, v)));
         }
-        x += ((halves + 1) * 4 + 32) * R;
+        x.advance(head + 32 * R);
       }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      if constexpr (Scales::powers) {
-        const V own = S::set1(reinterpret_cast<const float*>(x)[r]);
-        f[r][0] = S::mul(f[r][0], own);
-        f[r][1] = S::mul(f[r][1], own);
+#pragma GCC unroll 16
+    for (int r = 0; r < R * T; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        const V sum = Scales::powers ? S::mul(f.get(r, v), number(r, 0)) : f.get(r, v);
+        S::store(sums + (2 * r + v) * S::width, sum);
       }
-      S::store(sums + r * Panel::cols, f[r][0]);
-      S::store(sums + r * Panel::cols + S::width, f[r][1]);
-    }
   }
 };
 

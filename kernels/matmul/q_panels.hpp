@@ -31,6 +31,7 @@
 #include <cstring>
 
 #include "kernels/matmul/file_blocks.hpp"
+#include "kernels/matmul/matmul.hpp"
 
 namespace flywheel::inline v0::kernels {
 namespace {
@@ -44,7 +45,6 @@ alignas(16) constexpr std::uint8_t fp4_levels_16[16] = {16, 17, 18, 19, 20, 22, 
 
 template <class S>
 struct code_bytes {
-  static constexpr bool has_zero = true;  ///< The panel's Zero is a code.
   static constexpr std::size_t vector = sizeof(typename S::bytes);
   static constexpr int cols = 2 * S::width;
   using words = std::uint32_t[8][cols];
@@ -73,7 +73,6 @@ struct nibbles : code_bytes<S> {
 
 template <class S, const std::uint8_t* Table>
 struct level_nibbles : nibbles<S> {
-  static constexpr bool has_zero = false;
   template <int Step>
   static typename S::bytes at(const std::byte* p, int v) {
     return S::look_up(Table, nibbles<S>::template at<Step>(p, v));
@@ -201,11 +200,7 @@ struct whole_bytes : code_bytes<S> {
 };
 
 // ---- Scales. `scale(at, half, v)`: of that half of the block for vector v of columns. `minimum`: what must be
-// multiplied with -sum_factor * sum(a) and added, that is minimum / sum_factor.
-
-/// The sums of activations are stored times -8, or times -32 where there are two per block: as the zero points of Q4_0
-/// and Q6_K want them.
-constexpr int sum_factor(int halves) { return halves == 1 ? 8 : 32; }
+// multiplied with the sum of the activations and added.
 
 /// Where a block's scales are.
 struct scale_place {
@@ -226,8 +221,6 @@ struct scale_base {
   static V f16(const std::byte* p, int v) { return S::load_f16(p + v * S::width * 2); }
   static void put_u16(std::byte* p, int c, std::uint16_t x) { std::memcpy(p + 2 * c, &x, 2); }
   static void put_block(std::byte*, int, int, const block_parts&) {}
-  /// Whether the scale of a half of a block is zero.
-  static bool vanishes(const block_parts& parts, int, int) { return (parts.d & 0x7fff) == 0; }
 };
 
 template <class S>
@@ -245,9 +238,7 @@ struct two_f16 : scale_base<S> {
   static constexpr std::size_t unit_bytes = 4 * cols;
   static constexpr bool has_minimum = true;
   static auto d(const scale_place& at, int v) { return scale_base<S>::f16(at.unit, v); }
-  static auto m(const scale_place& at, int v, float factor) {
-    return S::mul(scale_base<S>::f16(at.unit + 2 * cols, v), S::set1(factor));
-  }
+  static auto m(const scale_place& at, int v) { return scale_base<S>::f16(at.unit + 2 * cols, v); }
   static void put_unit(std::byte* p, int c, const block_parts& parts) {
     scale_base<S>::put_u16(p, c, parts.d);
     scale_base<S>::put_u16(p + 2 * cols, c, parts.m);
@@ -257,9 +248,7 @@ struct two_f16 : scale_base<S> {
 template <class S>
 struct f16_minima : two_f16<S> {
   static auto scale(const scale_place& at, int, int v) { return two_f16<S>::d(at, v); }
-  static auto minimum(const scale_place& at, int, int v) {
-    return two_f16<S>::m(at, v, -1.0f / sum_factor(1));
-  }  // the formats add m
+  static auto minimum(const scale_place& at, int, int v) { return two_f16<S>::m(at, v); }  // these formats add m
 };
 
 template <class S>
@@ -283,15 +272,15 @@ struct wide_scales : scale_base<S> {
   static auto d(const scale_place& at, int v) { return S::load(at.wide + v * S::width); }
 };
 
-/// The same with minima, divided by sum_factor.
-template <class S, int Halves>
+/// The same with minima, which these formats subtract.
+template <class S>
 struct wide_minima : two_f16<S> {
   using two_f16<S>::cols;
   static constexpr int wide_floats = 2 * cols;
   static void widen(const std::byte* unit, float* out) {
     for (int v = 0; v < 2; ++v) {
       S::store(out + v * S::width, two_f16<S>::d({unit, nullptr, 0, nullptr}, v));
-      S::store(out + cols + v * S::width, two_f16<S>::m({unit, nullptr, 0, nullptr}, v, 1.0f / sum_factor(Halves)));
+      S::store(out + cols + v * S::width, S::sub(S::zero(), two_f16<S>::m({unit, nullptr, 0, nullptr}, v)));
     }
   }
   static auto d(const scale_place& at, int v) { return S::load(at.wide + v * S::width); }
@@ -309,9 +298,6 @@ struct k_scales_32 : wide_scales<S> {
     scale_base<S>::put_u16(p, c, parts.d);
     for (int j = 0; j < 8; ++j) p[(2 + j) * cols + c] = static_cast<std::byte>(parts.scale[j]);
   }
-  static bool vanishes(const block_parts& parts, int index, int) {
-    return scale_base<S>::vanishes(parts, 0, 0) || parts.scale[index] == 0;
-  }
 };
 
 template <class S>
@@ -324,57 +310,48 @@ struct k_scales_16 : wide_scales<S> {
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
   }
-  static bool vanishes(const block_parts& parts, int index, int half) {
-    return scale_base<S>::vanishes(parts, 0, 0) || parts.scale[2 * index + half] == 0;
-  }
 };
 
 template <class S>
-struct k_minima : wide_minima<S, 1> {
+struct k_minima : wide_minima<S> {
   using two_f16<S>::cols;
   static constexpr std::size_t block_bytes = 2 * cols;
   static auto scale(const scale_place& at, int, int v) {
-    return S::mul(wide_minima<S, 1>::d(at, v), S::load_u8(at.block + v * S::width));
+    return S::mul(wide_minima<S>::d(at, v), S::load_u8(at.block + v * S::width));
   }
   static auto minimum(const scale_place& at, int, int v) {
-    return S::mul(wide_minima<S, 1>::m(at, v), S::load_u8(at.block + cols + v * S::width));
+    return S::mul(wide_minima<S>::m(at, v), S::load_u8(at.block + cols + v * S::width));
   }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     p[c] = static_cast<std::byte>(parts.scale[index]);
     p[cols + c] = static_cast<std::byte>(parts.minimum[index]);
   }
-  static bool vanishes(const block_parts& parts, int index, int) {
-    return scale_base<S>::vanishes(parts, 0, 0) || parts.scale[index] == 0;
-  }
 };
 
 template <class S>
-struct k_nibbles : wide_minima<S, 2> {
+struct k_nibbles : wide_minima<S> {
   using two_f16<S>::cols;
   static constexpr std::size_t block_bytes = 2 * cols;
   static auto scale(const scale_place& at, int half, int v) {
-    return S::mul(wide_minima<S, 2>::d(at, v), S::load_u4(at.block + half * cols + v * S::width, false));
+    return S::mul(wide_minima<S>::d(at, v), S::load_u4(at.block + half * cols + v * S::width, false));
   }
   static auto minimum(const scale_place& at, int half, int v) {
-    return S::mul(wide_minima<S, 2>::m(at, v), S::load_u4(at.block + half * cols + v * S::width, true));
+    return S::mul(wide_minima<S>::m(at, v), S::load_u4(at.block + half * cols + v * S::width, true));
   }
   static void put_block(std::byte* p, int c, int index, const block_parts& parts) {
     for (int half = 0; half < 2; ++half) p[half * cols + c] = static_cast<std::byte>(parts.scale[2 * index + half]);
-  }
-  static bool vanishes(const block_parts& parts, int index, int half) {
-    return scale_base<S>::vanishes(parts, 0, 0) || (parts.scale[2 * index + half] & 15) == 0;
   }
 };
 
 // ---- Formats.
 
-/// Zero: the code that stands for 0, a power of two (0 with minima). Largest: of the codes. Halves: scales per 32 of K.
-template <dtype Weight, class S, class Codes, class Scales, int Zero, int Largest, int Halves = 1>
+/// Largest: of the codes. Halves: scales per 32 of K.
+template <dtype Weight, class S, class Codes, class Scales, int Largest, int Halves = 1>
 struct q_panel {
   using codes = Codes;
   using scales = Scales;
   static constexpr dtype weight = Weight;
-  static constexpr int zero = Zero;
+  static constexpr int zero = zero_point(Weight);
   static constexpr int largest = Largest;
   static constexpr int halves = Halves;
   static constexpr int cols = 2 * S::width;
@@ -401,13 +378,7 @@ struct q_panel {
       else
         std::memset(&parts, 0, sizeof parts);
       Scales::put_unit(unit, c, parts);
-      for (int b = 0; b < blocks; ++b) {
-        Scales::put_block(unit + block_at(b), c, b, parts);
-        if constexpr (Codes::has_zero)  // see power_scales
-          for (int half = 0; half < Halves; ++half)
-            if (Scales::vanishes(parts, b, half))
-              std::memset(parts.code + 32 * b + 32 / Halves * half, Zero, 32 / Halves);
-      }
+      for (int b = 0; b < blocks; ++b) Scales::put_block(unit + block_at(b), c, b, parts);
       for (int b = 0; b < blocks; ++b)
         for (int s = 0; s < 8; ++s) std::memcpy(&words[b][s][c], parts.code + 32 * b + 4 * s, 4);
     }
@@ -425,21 +396,21 @@ struct q_panel_of;
   struct q_panel_of<dtype::type, S> {                       \
     using type_name = q_panel<dtype::type, S, __VA_ARGS__>; \
   };
-FLYWHEEL_Q_PANEL(q4_0, nibbles<S>, f16_scales<S>, 8, 15)
-FLYWHEEL_Q_PANEL(q4_1, nibbles<S>, f16_minima<S>, 0, 15)
-FLYWHEEL_Q_PANEL(q5_0, five_bits<S>, f16_scales<S>, 16, 31)
-FLYWHEEL_Q_PANEL(q5_1, five_bits<S>, f16_minima<S>, 0, 31)
-FLYWHEEL_Q_PANEL(q8_0, whole_bytes<S>, f16_scales<S>, 128, 255)
-FLYWHEEL_Q_PANEL(iq4_nl, level_nibbles<S, iq4_levels_128>, f16_scales<S>, 128, 241)
-FLYWHEEL_Q_PANEL(mxfp4, level_nibbles<S, fp4_levels_16>, e8m0_scales<S>, 16, 28)
-FLYWHEEL_Q_PANEL(q8_g128, whole_bytes<S>, wide_scales<S>, 128, 255)
-FLYWHEEL_Q_PANEL(q4_g128, nibbles<S>, wide_scales<S>, 8, 15)
-FLYWHEEL_Q_PANEL(q4_k, nibbles<S>, k_minima<S>, 0, 15)
-FLYWHEEL_Q_PANEL(q5_k, five_bits<S>, k_minima<S>, 0, 31)
-FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales_16<S>, 32, 63, 2)
-FLYWHEEL_Q_PANEL(iq4_xs, level_nibbles<S, iq4_levels_128>, k_scales_32<S>, 128, 241)
-FLYWHEEL_Q_PANEL(q2_k, two_bits<S>, k_nibbles<S>, 0, 3, 2)
-FLYWHEEL_Q_PANEL(q3_k, plus_one_bit<S, two_bits<S>, 2>, k_scales_16<S>, 4, 7, 2)
+FLYWHEEL_Q_PANEL(q4_0, nibbles<S>, f16_scales<S>, 15)
+FLYWHEEL_Q_PANEL(q4_1, nibbles<S>, f16_minima<S>, 15)
+FLYWHEEL_Q_PANEL(q5_0, five_bits<S>, f16_scales<S>, 31)
+FLYWHEEL_Q_PANEL(q5_1, five_bits<S>, f16_minima<S>, 31)
+FLYWHEEL_Q_PANEL(q8_0, whole_bytes<S>, f16_scales<S>, 255)
+FLYWHEEL_Q_PANEL(iq4_nl, level_nibbles<S, iq4_levels_128>, f16_scales<S>, 241)
+FLYWHEEL_Q_PANEL(mxfp4, level_nibbles<S, fp4_levels_16>, e8m0_scales<S>, 28)
+FLYWHEEL_Q_PANEL(q8_g128, whole_bytes<S>, wide_scales<S>, 255)
+FLYWHEEL_Q_PANEL(q4_g128, nibbles<S>, wide_scales<S>, 15)
+FLYWHEEL_Q_PANEL(q4_k, nibbles<S>, k_minima<S>, 15)
+FLYWHEEL_Q_PANEL(q5_k, five_bits<S>, k_minima<S>, 31)
+FLYWHEEL_Q_PANEL(q6_k, six_bits<S>, k_scales_16<S>, 63, 2)
+FLYWHEEL_Q_PANEL(iq4_xs, level_nibbles<S, iq4_levels_128>, k_scales_32<S>, 241)
+FLYWHEEL_Q_PANEL(q2_k, two_bits<S>, k_nibbles<S>, 3, 2)
+FLYWHEEL_Q_PANEL(q3_k, plus_one_bit<S, two_bits<S>, 2>, k_scales_16<S>, 7, 2)
 #undef FLYWHEEL_Q_PANEL
 
 }  // namespace

@@ -2,11 +2,13 @@
 // In an unnamed namespace: see f32_product.hpp.
 //
 // Activations are quantized in blocks of 32, q = round(x / scale) in [-127, 127]. For the rows of a tile (tile_rows, or
-// those that are left) one block is
-//   i32 sum[halves][rows]   -8 * sum of q over 32, or, for weights with a scale per 16, -32 * that over each 16
-//   32 bits scale[rows]     what a block's dot products must be multiplied with; see block_scales and power_scales
+// those that are left) one block is, `halves` being 2 for weights with a scale per 16, otherwise 1,
+//   i32 start[halves][rows]   where an int32 accumulator must start for sum (code - zero) * q to be right: no
+//   correction
+//                             for the weights' zero point is left to do. For weights with minima (zero 0) instead
+//   f32 sums[halves][rows]    the sum of the activations, times 2^e with power_scales
+//   f32 scale[rows]           see block_scales and power_scales
 //   i8  q[8][rows][4]
-// so that an int32 accumulator that starts at sum * (zero / 8 or 32) needs no correction for the weights' zero point.
 // After the blocks of a tile come the rows' own scales, where there are any.
 #pragma once
 
@@ -48,21 +50,26 @@ inline void store_codes(const std::int32_t* q, std::int64_t rows, std::int64_t r
   for (int s = 0; s < 8; ++s) __builtin_memcpy(words + s * rows + r, bytes + 4 * s, 4);
 }
 
-/// Codes of 32 numbers, and their sums, as row `r` of the `rows` of a tile block.
-template <int Halves>
-void put_codes(const float* x, float inverse, std::int64_t rows, std::int64_t r, std::byte* block) {
+/// The head of row `r` of the `rows` of a tile block, and its codes. Accumulators start at `origin`; one activation
+/// code stands for `unit` in sums.
+template <class Panel>
+void put_codes(const float* x, float inverse, std::uint32_t origin, float unit, std::int64_t rows, std::int64_t r,
+               std::byte* block) {
+  constexpr int halves = Panel::halves;
   std::int32_t q[32];
   round_codes(x, inverse, q);
-  std::int32_t* const sums = reinterpret_cast<std::int32_t*>(block);
-  for (int h = 0; h < Halves; ++h) {
+  for (int h = 0; h < halves; ++h) {
     std::int32_t sum = 0;
-    for (int i = 0; i < 32 / Halves; ++i) sum += q[32 / Halves * h + i];
-    sums[h * rows + r] = -sum_factor(Halves) * sum;
+    for (int i = 0; i < 32 / halves; ++i) sum += q[32 / halves * h + i];
+    if constexpr (Panel::zero == 0)
+      reinterpret_cast<float*>(block)[h * rows + r] = static_cast<float>(sum) * unit;
+    else
+      reinterpret_cast<std::int32_t*>(block)[h * rows + r] = static_cast<std::int32_t>(origin) - Panel::zero * sum;
   }
-  store_codes(q, rows, r, sums + (Halves + 1) * rows);
+  store_codes(q, rows, r, reinterpret_cast<std::int32_t*>(block) + (halves + 1) * rows);
 }
 
-/// scale = max|x| / 127 of each block, as f32. Two multiplications per dot product of 32.
+/// scale = max|x| / 127 of each block. A finished int32 sum is converted, then multiplied twice.
 struct block_scales {
   static constexpr bool powers = false;
   static constexpr bool whole_rows = false;
@@ -70,7 +77,7 @@ struct block_scales {
   static constexpr std::size_t row_bytes = 0;  ///< Of a row's own scale.
 
   /// Row r of the `rows` of a tile; block_bytes: of a block of all rows.
-  template <int Halves>
+  template <class Panel>
   static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t block_bytes,
                        std::byte* tile) {
     for (std::int64_t i = 0; i < k; i += 32, x += 32, tile += block_bytes) {
@@ -84,29 +91,32 @@ struct block_scales {
       } else if (peak < q8_smallest) {
         scale = inverse = 0;
       }
-      put_codes<Halves>(x, inverse, rows, r, tile);
-      reinterpret_cast<float*>(tile)[Halves * rows + r] = scale;
+      put_codes<Panel>(x, inverse, 0, 1, rows, r, tile);
+      reinterpret_cast<float*>(tile)[Panel::halves * rows + r] = scale;
     }
   }
 };
 
 /// scale = row scale * 2^e, the smallest that holds the block: f32 row scale = max|x of the row| / 127 * 2^-20 after
-/// the blocks, e << 23 with each block, 0 <= e <= 20. Multiplying a weight's scale with 2^e is an integer addition to
-/// its exponent, which leaves one multiplication per dot product of 32. The addition would turn a scale of 0 into a
-/// tiny number: such weights get codes of zero when they are packed, or, where a format has no such code, see raised().
+/// the blocks, 0 <= e <= 20; with each block the number 1.5 * 2^23 * 2^e. An int32 accumulator that starts at that
+/// number's bits is, as long as sums stay below 2^22 (see the assertion), the bits of (1.5 * 2^23 + sum) * 2^e: taking
+/// the number away again converts the sum and scales it, and one multiply-add by the weights' scale is all that is
+/// left.
 struct power_scales {
   static constexpr bool powers = true;
   static constexpr bool whole_rows = false;
   static constexpr std::size_t block_bytes(int halves) { return block_scales::block_bytes(halves); }
   static constexpr std::size_t row_bytes = sizeof(float);
   static constexpr std::uint32_t range = 20u << 23;
+  static constexpr std::uint32_t origin = 0x4b400000u;  ///< The bits of 1.5 * 2^23.
 
-  template <int Halves>
+  template <class Panel>
   static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t block_bytes,
                        std::byte* tile) {
+    static_assert((Panel::zero + Panel::largest) * 127 * 32 < 1 << 22);
     const auto scale_of = [&](std::int64_t block) -> std::uint32_t& {
       std::byte* const at = tile + static_cast<std::size_t>(block) * block_bytes;
-      return reinterpret_cast<std::uint32_t*>(at)[Halves * rows + r];
+      return reinterpret_cast<std::uint32_t*>(at)[Panel::halves * rows + r];
     };
     const std::int64_t blocks = k / 32;
     std::uint32_t peak_bits = 0;
@@ -121,34 +131,24 @@ struct power_scales {
     const std::uint32_t least_peak = peak_bits - range;  // what e = 0 holds
     for (std::int64_t b = 0; b < blocks; ++b) {
       const std::uint32_t own = scale_of(b);
-      std::uint32_t e = 0;
+      std::uint32_t e = 0;  // as a difference of bits: times 2^23
       if (!zero && own > least_peak) e = (own - least_peak + 0x7fffffu) & ~0x7fffffu;
-      scale_of(b) = e;
-      put_codes<Halves>(x + 32 * b, zero ? 0 : bits_as<float>(bits_as<std::uint32_t>(inverse) - e), rows, r,
-                        tile + static_cast<std::size_t>(b) * block_bytes);
+      scale_of(b) = origin + e;
+      put_codes<Panel>(x + 32 * b, zero ? 0 : bits_as<float>(bits_as<std::uint32_t>(inverse) - e), origin + e,
+                       bits_as<float>(0x3f800000u + e), rows, r, tile + static_cast<std::size_t>(b) * block_bytes);
     }
     float* const own_scales = reinterpret_cast<float*>(tile + static_cast<std::size_t>(blocks) * block_bytes);
     own_scales[r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127 * 0x1p-20f;
   }
 };
 
-/// -zero * sum(q) from -sum_factor * sum(q): where an int32 accumulator starts.
-template <class Panel, class S>
-[[gnu::always_inline]] inline typename S::bytes start_sum(std::int32_t sum) {
-  if constexpr (Panel::zero == 0)
-    return S::set1_word(0);
-  else
-    return S::template shift_words<__builtin_ctz(sum_factor(Panel::halves)) - __builtin_ctz(Panel::zero)>(
-        S::set1_word(sum));
-}
-
-/// A weight's scale times the activations' 2^e.
-template <class Panel, class S>
-[[gnu::always_inline]] inline typename S::floats raised(typename S::floats d, std::int32_t e) {
-  if constexpr (Panel::codes::has_zero)
-    return S::add_exponent(d, S::set1_word(e));
-  else
-    return S::add_exponent_unless_zero(d, S::set1_word(e));
+/// Where the accumulators of row r of R start. Signed: the products are of (code - zero), so that zero needs no sums.
+template <class Panel, class Scales, int R, bool Signed = false>
+[[gnu::always_inline]] inline std::int32_t start_of(const std::byte* block, int half, int r) {
+  const std::int32_t* const head = reinterpret_cast<const std::int32_t*>(block);
+  if constexpr (Panel::zero != 0 && !Signed) return head[half * R + r];
+  if constexpr (Scales::powers) return head[Panel::halves * R + r];
+  return 0;
 }
 
 /// Prefetches step Step's eighth of the lines of `Bytes` bytes at p. Called for all steps and blocks of a panel it
@@ -161,11 +161,12 @@ template <class S, std::size_t Bytes, int Step>
   for (std::size_t line = lines * Step / 8; line < lines * (Step + 1) / 8; ++line) S::prefetch(p + 64 * line);
 }
 
-/// Tiles supplies tile_rows and
-///   template <class Panel, class Scales, int R> static void multiply(const std::byte* panel, const std::byte* x,
-///                                                                    std::int64_t units, float* sums, std::size_t
-///                                                                    ahead)
-///     sums[r][c] = the whole product of R prepared rows with a panel; may prefetch `ahead` bytes ahead in the panel.
+/// Tiles supplies tile_rows, tiles_at_once and
+///   template <class Panel, class Scales, int R, int T = 1>
+///   static void multiply(const std::byte* panel, const std::byte* x, std::size_t tile_bytes, std::int64_t units,
+///                        float* sums, std::size_t ahead)
+///     sums[r][c] = the whole product of T tiles of R prepared rows with a panel; may prefetch `ahead` bytes ahead in
+///     the panel. T is 1, or tiles_at_once for R = tile_rows.
 /// Scales: block_scales, power_scales or row_scales, of the activations.
 template <class Panel, class Tiles, class Scales>
 struct q_product {
@@ -200,48 +201,56 @@ struct q_product {
       std::byte* const tile = out + static_cast<std::size_t>(row) * row_bytes(k);
       const std::int64_t rows = least(tile_rows, row_end - row);
       for (std::int64_t r = 0; r < rows; ++r)
-        Scales::template quantize<halves>(x + (row + r) * x_stride, k, rows, r,
-                                          static_cast<std::size_t>(rows) * block_bytes, tile);
+        Scales::template quantize<Panel>(x + (row + r) * x_stride, k, rows, r,
+                                         static_cast<std::size_t>(rows) * block_bytes, tile);
     }
   }
 
   static void run(const matmul_args& args) {
-    alignas(64) float sums[tile_rows * Panel::cols];
+    constexpr std::int64_t most_rows = Tiles::tiles_at_once * tile_rows;
+    alignas(64) float sums[most_rows * Panel::cols];
     const std::size_t bytes = panel_bytes(args.k);
     const std::int64_t group_panels =
         bytes < panel_group_bytes ? static_cast<std::int64_t>(panel_group_bytes / bytes) : 1;
     const std::int64_t group = group_panels * Panel::cols;
     for (std::int64_t begin = 0; begin < args.n; begin += group) {
       std::size_t ahead = args.prefetch_bytes;
-      for (std::int64_t row = args.row_begin; row < args.row_end; row += tile_rows, ahead = 0) {
-        const std::int64_t rows = least(tile_rows, args.row_end - row);
+      for (std::int64_t row = args.row_begin, rows; row < args.row_end; row += rows, ahead = 0) {
+        rows = args.row_end - row;
+        rows = rows >= most_rows ? most_rows : least(tile_rows, rows);
         const std::byte* x = args.prepared + static_cast<std::size_t>(row) * row_bytes(args.k);
         for (std::int64_t col = begin; col < least(begin + group, args.n); col += Panel::cols) {
           const std::byte* panel = args.panels + static_cast<std::size_t>(col / Panel::cols) * bytes;
-          multiply_rows(rows, panel, x, units(args.k), sums, ahead);
+          multiply_rows(rows, panel, x, args.k, sums, ahead);
           store_tile<Panel::cols>(args, row, row + rows, col, sums);
         }
       }
     }
   }
 
-  static void multiply_rows(std::int64_t rows, const std::byte* panel, const std::byte* x, std::int64_t units,
-                            float* sums, std::size_t ahead) {
+  static void multiply_rows(std::int64_t rows, const std::byte* panel, const std::byte* x, std::int64_t k, float* sums,
+                            std::size_t ahead) {
+    const std::int64_t n = units(k);
+    const std::size_t tile_bytes = static_cast<std::size_t>(tile_rows) * row_bytes(k);
+    if constexpr (Tiles::tiles_at_once > 1)
+      if (rows > tile_rows)
+        return Tiles::template multiply<Panel, Scales, tile_rows, Tiles::tiles_at_once>(panel, x, tile_bytes, n, sums,
+                                                                                        ahead);
     switch (rows) {
       case 1:
-        return Tiles::template multiply<Panel, Scales, 1>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 1>(panel, x, tile_bytes, n, sums, ahead);
       case 2:
-        return Tiles::template multiply<Panel, Scales, 2>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 2>(panel, x, tile_bytes, n, sums, ahead);
       case 3:
-        return Tiles::template multiply<Panel, Scales, 3>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 3>(panel, x, tile_bytes, n, sums, ahead);
       case 4:
-        return Tiles::template multiply<Panel, Scales, 4>(panel, x, units, sums, ahead);
+        return Tiles::template multiply<Panel, Scales, 4>(panel, x, tile_bytes, n, sums, ahead);
       default:
         break;
     }
     if constexpr (tile_rows > 4) {
-      if (rows == 5) return Tiles::template multiply<Panel, Scales, 5>(panel, x, units, sums, ahead);
-      return Tiles::template multiply<Panel, Scales, 6>(panel, x, units, sums, ahead);
+      if (rows == 5) return Tiles::template multiply<Panel, Scales, 5>(panel, x, tile_bytes, n, sums, ahead);
+      return Tiles::template multiply<Panel, Scales, 6>(panel, x, tile_bytes, n, sums, ahead);
     }
   }
 };
