@@ -36,7 +36,10 @@ struct f32_tiles {
     for (int r = 0; r < Tiles * R; ++r) acc[r][0] = acc[r][1] = S::zero();
     for (std::int64_t k = 0; k < length; ++k, x += R, w += step) {
       if (ahead)
-        for (std::int64_t line = 0; line < step; line += 64) S::prefetch(w + ahead + line);
+        for (std::int64_t line = 0; line < step; line += 64) {  // see prefetch_place
+          S::prefetch(w + ahead + line);
+          S::prefetch_far(w + 2 * ahead + line);
+        }
       const V w0 = load<W>(w, 0);
       const V w1 = load<W>(w, 1);
 #pragma GCC unroll 16

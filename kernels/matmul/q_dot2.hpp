@@ -25,7 +25,7 @@ struct dot2_tiles {
   /// Steps Step .. End - 1 into sums of two, 16 bits; the first one sets them.
   template <class Panel, int R, int Step, int End, bool First>
   [[gnu::always_inline]] static inline void small_steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2],
-                                                        const std::byte* next) {
+                                                        const prefetch_place& next) {
     if constexpr (Step < End) {
       prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W w[2] = {Panel::codes::template at<Step>(codes, 0), Panel::codes::template at<Step>(codes, 1)};
@@ -45,7 +45,7 @@ struct dot2_tiles {
   /// Steps Step .. End - 1 into int32 totals.
   template <class Panel, int R, int Step, int End>
   [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&total)[R][2],
-                                                  const std::byte* next) {
+                                                  const prefetch_place& next) {
     if constexpr (Step < End && Panel::zero == 128) {
       prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W bit = S::set1_byte(0x80);
@@ -90,7 +90,7 @@ struct dot2_tiles {
     for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = S::set1_word(Panel::zero == 128 ? 0 : start[r]);
     panel += Panel::header_bytes;
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, q += 8 * R)
-      steps<Panel, R, 0, 8>(panel, q, acc, ahead ? panel + ahead : x);
+      steps<Panel, R, 0, 8>(panel, q, acc, {ahead ? panel : x, ahead});
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
@@ -125,8 +125,8 @@ struct dot2_tiles {
         const scale_place place = {panel, at, block, wide};
         const std::byte* const codes = at + scales::block_bytes;
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
-        const std::byte* const next =
-            ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x;
+        const prefetch_place next = {
+            ahead ? panel + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x, ahead};
         const float* const head = reinterpret_cast<const float*>(x);
         const float* const scale = head + halves * R;
         const std::int32_t* const q = reinterpret_cast<const std::int32_t*>(scale + R);

@@ -40,7 +40,7 @@ struct dot4_tiles {
   /// Steps Step .. End - 1: acc[r][v] += four products each. The codes of the block begin `head` bytes from x.
   template <class Panel, int R, int T, int Step, int End>
   [[gnu::always_inline]] static inline void steps(const std::byte* codes, const places<T>& x, std::size_t head,
-                                                  W (&acc)[R * T][2], const std::byte* next) {
+                                                  W (&acc)[R * T][2], const prefetch_place& next) {
     if constexpr (Step < End) {
       prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W w0 = Panel::codes::template at<Step>(codes, 0);
@@ -69,7 +69,7 @@ struct dot4_tiles {
     }
     panel += Panel::header_bytes;
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R))
-      steps<Panel, R, T, 0, 8>(panel, x, 0, acc, ahead ? panel + ahead : x.of[0]);
+      steps<Panel, R, T, 0, 8>(panel, x, 0, acc, {ahead ? panel : x.of[0], ahead});
 #pragma GCC unroll 16
     for (int r = 0; r < R * T; ++r) {
       const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
@@ -132,8 +132,8 @@ struct dot4_tiles {
         const scale_place place = {panel, at, block, wide};
         const std::byte* const codes = at + scales::block_bytes;
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
-        const std::byte* const next =
-            ahead ? panel + ahead + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x.of[0];
+        const prefetch_place next = {
+            ahead ? panel + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x.of[0], ahead};
         const places<T> twin = x.again();
         V t[Scales::powers ? 1 : R * T][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
