@@ -127,6 +127,11 @@ struct simd {
   }
 
   // 32-bit integers.
+  /// x, which compilers cannot follow: it stays in one register.
+  [[gnu::always_inline]] static inline bytes keep(bytes x) {
+    asm volatile("" : "+v"(x));
+    return x;
+  }
   static floats as_floats(bytes bits) { return _mm512_castsi512_ps(bits); }
   static floats to_floats(bytes words) { return _mm512_cvtepi32_ps(words); }
   /// acc + sum of four products, unsigned a, signed b; exact.

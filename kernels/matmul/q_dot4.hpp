@@ -68,8 +68,13 @@ struct dot4_tiles {
       acc[r][1] = S::set1_word(reinterpret_cast<const std::int32_t*>(twin.of[r / R] + end)[r % R]);
     }
     panel += Panel::header_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R))
+    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R)) {
       steps<Panel, R, T, 0, 8>(panel, x, 0, acc, {ahead ? panel : x.of[0], ahead});
+#pragma GCC unroll 16
+      for (int r = 0; r < R * T; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) acc[r][v] = S::keep(acc[r][v]);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R * T; ++r) {
       const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
@@ -120,8 +125,9 @@ struct dot4_tiles {
     constexpr int halves = Panel::halves;
     constexpr int steps_of_half = 8 / halves;
     constexpr std::size_t head = (halves + 1) * 4 * R;
-    const auto number = [&](int r, int i) __attribute__((always_inline)) {  // of the head of row r
-      return S::set1(reinterpret_cast<const float*>(x.of[r / R])[i * R + r % R]);
+    const auto number =
+        [](const places<T>& from, int r, int i) __attribute__((always_inline)) {  // of the head of row r
+      return S::set1(reinterpret_cast<const float*>(from.of[r / R])[i * R + r % R]);
     };
     totals<R * T, T == 1> f(sums);
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
@@ -134,10 +140,10 @@ struct dot4_tiles {
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
         const prefetch_place next = {
             ahead ? panel + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x.of[0], ahead};
-        const places<T> twin = x.again();
         V t[Scales::powers ? 1 : R * T][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
         for (int half = 0; half < halves; ++half) {
+          const places<T> twin = x.again();
           W acc[R * T][2];
 #pragma GCC unroll 16
           for (int r = 0; r < R * T; ++r) {
@@ -149,6 +155,7 @@ struct dot4_tiles {
           else
             steps<Panel, R, T, steps_of_half, 8>(codes, x, head, acc, next);
           f.settle();
+          const places<T> late = x.again();
           const V d[2] = {scales::scale(place, half, 0), scales::scale(place, half, 1)};
           V m[2];
           if constexpr (scales::has_minimum)
@@ -158,13 +165,13 @@ struct dot4_tiles {
 #pragma GCC unroll 2
             for (int v = 0; v < 2; ++v) {
               if constexpr (Scales::powers) {
-                V sum = S::fma(S::sub(S::as_floats(acc[r][v]), number(r, halves)), d[v], f.get(r, v));
-                if constexpr (scales::has_minimum) sum = S::fma(m[v], number(r, half), sum);
+                V sum = S::fma(S::sub(S::as_floats(acc[r][v]), number(late, r, halves)), d[v], f.get(r, v));
+                if constexpr (scales::has_minimum) sum = S::fma(m[v], number(late, r, half), sum);
                 f.set(r, v, sum);
               } else {
                 const V s = S::to_floats(acc[r][v]);
                 t[r][v] = half == 0 ? S::mul(s, d[v]) : S::fma(s, d[v], t[r][v]);
-                if constexpr (scales::has_minimum) t[r][v] = S::fma(m[v], number(r, half), t[r][v]);
+                if constexpr (scales::has_minimum) t[r][v] = S::fma(m[v], number(late, r, half), t[r][v]);
               }
             }
         }
@@ -172,7 +179,7 @@ struct dot4_tiles {
 #pragma GCC unroll 16
           for (int r = 0; r < R * T; ++r)
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; ++v) f.set(r, v, S::fma(t[r][v], number(r, halves), f.get(r, v)));
+            for (int v = 0; v < 2; ++v) f.set(r, v, S::fma(t[r][v], number(x, r, halves), f.get(r, v)));
         }
         x.advance(head + 32 * R);
       }
@@ -181,7 +188,7 @@ struct dot4_tiles {
     for (int r = 0; r < R * T; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < 2; ++v) {
-        const V sum = Scales::powers ? S::mul(f.get(r, v), number(r, 0)) : f.get(r, v);
+        const V sum = Scales::powers ? S::mul(f.get(r, v), number(x, r, 0)) : f.get(r, v);
         S::store(sums + (2 * r + v) * S::width, sum);
       }
   }
