@@ -149,6 +149,21 @@ struct simd {
   static bytes abs_bytes(bytes x) { return _mm256_abs_epi8(x); }
   /// a with the sign of b.
   static bytes sign_bytes(bytes a, bytes b) { return _mm256_sign_epi8(a, b); }
+  static bytes max_words(bytes a, bytes b) { return _mm256_max_epi32(a, b); }
+  static std::int32_t largest_word(bytes x) {
+    __m128i most = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    most = _mm_max_epi32(most, _mm_unpackhi_epi64(most, most));
+    return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 1)));
+  }
+  /// The low byte of each of `width` words.
+  static void store_low_bytes(void* p, bytes words) {
+    const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                          -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i low = _mm256_shuffle_epi8(words, pick);
+    _mm_storel_epi64(static_cast<__m128i*>(p),
+                     _mm_or_si128(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
+  }
+  static bytes as_bytes(floats x) { return _mm256_castps_si256(x); }
   static floats as_floats(bytes bits) { return _mm256_castsi256_ps(bits); }
   static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
 };

@@ -132,6 +132,13 @@ struct simd {
     asm volatile("" : "+v"(x));
     return x;
   }
+  static bytes max_words(bytes a, bytes b) { return _mm512_max_epi32(a, b); }
+  static std::int32_t largest_word(bytes x) { return _mm512_reduce_max_epi32(x); }
+  /// The low byte of each of `width` words.
+  static void store_low_bytes(void* p, bytes words) {
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(words));
+  }
+  static bytes as_bytes(floats x) { return _mm512_castps_si512(x); }
   static floats as_floats(bytes bits) { return _mm512_castsi512_ps(bits); }
   static floats to_floats(bytes words) { return _mm512_cvtepi32_ps(words); }
   /// acc + sum of four products, unsigned a, signed b; exact.

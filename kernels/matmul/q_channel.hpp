@@ -20,35 +20,45 @@ struct row_scales {
   static constexpr std::size_t block_bytes(int) { return 32; }
 
   template <class Panel>
-  static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t bytes_of_block,
-                       std::byte* tile) {
+  static void quantize(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::byte* tile) {
+    using S = typename Panel::simd_type;
     const std::int64_t whole = k / 32 * 32;
-    alignas(64) float rest[32] = {};
-    for (std::int64_t i = whole; i < k; ++i) rest[i - whole] = x[i];
-    std::uint32_t peak_bits = peak_of(rest);
-    for (std::int64_t i = 0; i < whole; i += 32) {
-      const std::uint32_t peak = peak_of(x + i);
-      peak_bits = peak > peak_bits ? peak : peak_bits;
+    const std::size_t bytes = static_cast<std::size_t>(rows) * block_bytes(1);
+    std::int32_t* const starts =
+        reinterpret_cast<std::int32_t*>(tile + static_cast<std::size_t>((k + 31) / 32) * bytes);
+    float* const scales = reinterpret_cast<float*>(starts + rows);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* const row = x + r * x_stride;
+      alignas(64) float rest[32] = {};
+      for (std::int64_t i = whole; i < k; ++i) rest[i - whole] = row[i];
+      std::uint32_t peak_bits = peak_of<S>(rest);
+      for (std::int64_t i = 0; i < whole; i += 32) {
+        const std::uint32_t peak = peak_of<S>(row + i);
+        peak_bits = peak > peak_bits ? peak : peak_bits;
+      }
+      const float peak = bits_as<float>(peak_bits);
+      const bool finite = peak_bits < infinity_bits;
+      const bool zero = !finite || peak < q8_smallest;
+      const float inverse = zero ? 0 : 127 / peak;
+      std::int32_t sum = 0;
+      std::byte* block = tile;
+      for (std::int64_t i = 0; i < k; i += 32, block += bytes) {
+        alignas(64) std::int8_t q[32];
+        std::int32_t block_sum;
+        round_codes<S, 1>(i < whole ? row + i : rest, inverse, q, &block_sum);
+        sum += block_sum;
+        store_codes(q, rows, r, reinterpret_cast<std::int32_t*>(block));
+      }
+      starts[r] = -Panel::zero * sum;
+      scales[r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127;
     }
-    const float peak = bits_as<float>(peak_bits);
-    const bool finite = peak_bits < infinity_bits;
-    const bool zero = !finite || peak < q8_smallest;
-    const float inverse = zero ? 0 : 127 / peak;
-    std::int32_t sum = 0;
-    for (std::int64_t i = 0; i < k; i += 32, tile += bytes_of_block) {
-      std::int32_t q[32];
-      round_codes(i < whole ? x + i : rest, inverse, q);
-      for (const std::int32_t one : q) sum += one;
-      store_codes(q, rows, r, reinterpret_cast<std::int32_t*>(tile));
-    }
-    reinterpret_cast<std::int32_t*>(tile)[r] = -Panel::zero * sum;
-    reinterpret_cast<float*>(tile)[rows + r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127;
   }
 };
 
 /// Largest: of the codes.
 template <dtype Weight, class S, class Codes, int Largest>
 struct channel_panel {
+  using simd_type = S;
   using codes = Codes;
   static constexpr dtype weight = Weight;
   static constexpr int zero = zero_point(Weight);

@@ -144,13 +144,14 @@ struct dot2_tiles {
 #pragma GCC unroll 2
           for (int v = 0; v < 2; ++v) {
             const V d = scales::scale(place, half, v);
+            V m{};
+            if constexpr (scales::has_minimum) m = scales::minimum(place, half, v);
             if constexpr (Scales::powers) {
 #pragma GCC unroll 8
               for (int r = 0; r < R; ++r) {
                 float* const to = sums + (2 * r + v) * S::width;
                 V f = S::fma(S::sub(S::as_floats(total[r][v]), S::set1(scale[r])), d, S::load(to));
-                if constexpr (scales::has_minimum)
-                  f = S::fma(scales::minimum(place, half, v), S::set1(head[half * R + r]), f);
+                if constexpr (scales::has_minimum) f = S::fma(m, S::set1(head[half * R + r]), f);
                 S::store(to, f);
               }
             } else {
@@ -160,7 +161,6 @@ struct dot2_tiles {
                 t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
               }
               if constexpr (scales::has_minimum) {
-                const V m = scales::minimum(place, half, v);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::set1(head[half * R + r]), t[r][v]);
               }

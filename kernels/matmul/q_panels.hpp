@@ -348,6 +348,7 @@ struct k_nibbles : wide_minima<S> {
 /// Largest: of the codes. Halves: scales per 32 of K.
 template <dtype Weight, class S, class Codes, class Scales, int Largest, int Halves = 1>
 struct q_panel {
+  using simd_type = S;
   using codes = Codes;
   using scales = Scales;
   static constexpr dtype weight = Weight;

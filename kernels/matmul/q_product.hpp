@@ -24,30 +24,41 @@ namespace {
 constexpr float q8_smallest = 1e-30f;
 constexpr float q8_smallest_row = 1e-28f;
 constexpr std::uint32_t infinity_bits = 0x7f800000u;
+constexpr std::int64_t most_tile_rows = 8;
 
 /// Largest magnitude of 32 numbers, as bits: compared as integers, NaN is the largest.
-inline std::uint32_t peak_of(const float* x) {
-  std::uint32_t peak = 0;
-  for (int i = 0; i < 32; ++i) {
-    const std::uint32_t bits = bits_as<std::uint32_t>(x[i]) & 0x7fffffffu;
-    peak = bits > peak ? bits : peak;
-  }
-  return peak;
+template <class S>
+std::uint32_t peak_of(const float* x) {
+  const typename S::bytes magnitude = S::set1_word(0x7fffffff);
+  typename S::bytes peak = S::and_bits(S::as_bytes(S::load(x)), magnitude);
+  for (int i = S::width; i < 32; i += S::width)
+    peak = S::max_words(peak, S::and_bits(S::as_bytes(S::load(x + i)), magnitude));
+  return static_cast<std::uint32_t>(S::largest_word(peak));
 }
 
-/// round(x * inverse) of 32 numbers; zeros for inverse 0.
-inline void round_codes(const float* x, float inverse, std::int32_t* q) {
-  for (int i = 0; i < 32; ++i)
-    q[i] = bits_as<std::int32_t>(__builtin_fmaf(x[i], inverse, round_magic)) - bits_as<std::int32_t>(round_magic);
-  if (inverse == 0)
-    for (int i = 0; i < 32; ++i) q[i] = 0;
+/// q = round(x * inverse) of 32 numbers, and their sums over each of Halves; zeros for inverse 0.
+template <class S, int Halves>
+void round_codes(const float* x, float inverse, std::int8_t* q, std::int32_t* sums) {
+  if (inverse == 0) {  // x may be infinite
+    __builtin_memset(q, 0, 32);
+    for (int h = 0; h < Halves; ++h) sums[h] = 0;
+    return;
+  }
+  const typename S::floats factor = S::set1(inverse), magic = S::set1(round_magic);
+  for (int h = 0; h < Halves; ++h) {
+    typename S::floats sum = S::zero();
+    for (int i = 32 / Halves * h; i < 32 / Halves * (h + 1); i += S::width) {
+      const typename S::floats rounded = S::fma(S::load(x + i), factor, magic);
+      S::store_low_bytes(q + i, S::as_bytes(rounded));
+      sum = S::add(sum, S::sub(rounded, magic));
+    }
+    sums[h] = static_cast<std::int32_t>(S::sum(sum));
+  }
 }
 
 /// Codes as row `r` of the `rows` of a tile block; `words`: where the block's codes begin.
-inline void store_codes(const std::int32_t* q, std::int64_t rows, std::int64_t r, std::int32_t* words) {
-  std::int8_t bytes[32];
-  for (int i = 0; i < 32; ++i) bytes[i] = static_cast<std::int8_t>(q[i]);
-  for (int s = 0; s < 8; ++s) __builtin_memcpy(words + s * rows + r, bytes + 4 * s, 4);
+inline void store_codes(const std::int8_t* q, std::int64_t rows, std::int64_t r, std::int32_t* words) {
+  for (int s = 0; s < 8; ++s) __builtin_memcpy(words + s * rows + r, q + 4 * s, 4);
 }
 
 /// The head of row `r` of the `rows` of a tile block, and its codes. Accumulators start at `origin`; one activation
@@ -56,16 +67,14 @@ template <class Panel>
 void put_codes(const float* x, float inverse, std::uint32_t origin, float unit, std::int64_t rows, std::int64_t r,
                std::byte* block) {
   constexpr int halves = Panel::halves;
-  std::int32_t q[32];
-  round_codes(x, inverse, q);
-  for (int h = 0; h < halves; ++h) {
-    std::int32_t sum = 0;
-    for (int i = 0; i < 32 / halves; ++i) sum += q[32 / halves * h + i];
+  alignas(64) std::int8_t q[32];
+  std::int32_t sums[halves];
+  round_codes<typename Panel::simd_type, halves>(x, inverse, q, sums);
+  for (int h = 0; h < halves; ++h)
     if constexpr (Panel::zero == 0)
-      reinterpret_cast<float*>(block)[h * rows + r] = static_cast<float>(sum) * unit;
+      reinterpret_cast<float*>(block)[h * rows + r] = static_cast<float>(sums[h]) * unit;
     else
-      reinterpret_cast<std::int32_t*>(block)[h * rows + r] = static_cast<std::int32_t>(origin) - Panel::zero * sum;
-  }
+      reinterpret_cast<std::int32_t*>(block)[h * rows + r] = static_cast<std::int32_t>(origin) - Panel::zero * sums[h];
   store_codes(q, rows, r, reinterpret_cast<std::int32_t*>(block) + (halves + 1) * rows);
 }
 
@@ -76,24 +85,25 @@ struct block_scales {
   static constexpr std::size_t block_bytes(int halves) { return static_cast<std::size_t>(halves + 1) * 4 + 32; }
   static constexpr std::size_t row_bytes = 0;  ///< Of a row's own scale.
 
-  /// Row r of the `rows` of a tile; block_bytes: of a block of all rows.
+  /// A tile of rows. Blocks go outermost, so that a line of the tile is written once.
   template <class Panel>
-  static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t block_bytes,
-                       std::byte* tile) {
-    for (std::int64_t i = 0; i < k; i += 32, x += 32, tile += block_bytes) {
-      const std::uint32_t peak_bits = peak_of(x);
-      const float peak = bits_as<float>(peak_bits);
-      float scale = peak / 127;
-      float inverse = 127 / peak;
-      if (peak_bits >= infinity_bits) {  // infinity or NaN anywhere makes the row's results NaN
-        scale = __builtin_nanf("");
-        inverse = 0;
-      } else if (peak < q8_smallest) {
-        scale = inverse = 0;
+  static void quantize(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::byte* tile) {
+    for (std::int64_t i = 0; i < k; i += 32, tile += static_cast<std::size_t>(rows) * block_bytes(Panel::halves))
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const float* const block = x + r * x_stride + i;
+        const std::uint32_t peak_bits = peak_of<typename Panel::simd_type>(block);
+        const float peak = bits_as<float>(peak_bits);
+        float scale = peak / 127;
+        float inverse = 127 / peak;
+        if (peak_bits >= infinity_bits) {  // infinity or NaN anywhere makes the row's results NaN
+          scale = __builtin_nanf("");
+          inverse = 0;
+        } else if (peak < q8_smallest) {
+          scale = inverse = 0;
+        }
+        put_codes<Panel>(block, inverse, 0, 1, rows, r, tile);
+        reinterpret_cast<float*>(tile)[Panel::halves * rows + r] = scale;
       }
-      put_codes<Panel>(x, inverse, 0, 1, rows, r, tile);
-      reinterpret_cast<float*>(tile)[Panel::halves * rows + r] = scale;
-    }
   }
 };
 
@@ -111,34 +121,37 @@ struct power_scales {
   static constexpr std::uint32_t origin = 0x4b400000u;  ///< The bits of 1.5 * 2^23.
 
   template <class Panel>
-  static void quantize(const float* x, std::int64_t k, std::int64_t rows, std::int64_t r, std::size_t block_bytes,
-                       std::byte* tile) {
+  static void quantize(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k, std::byte* tile) {
     static_assert((Panel::zero + Panel::largest) * 127 * 32 < 1 << 22);
-    const auto scale_of = [&](std::int64_t block) -> std::uint32_t& {
-      std::byte* const at = tile + static_cast<std::size_t>(block) * block_bytes;
-      return reinterpret_cast<std::uint32_t*>(at)[Panel::halves * rows + r];
-    };
     const std::int64_t blocks = k / 32;
-    std::uint32_t peak_bits = 0;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const std::uint32_t peak = scale_of(b) = peak_of(x + 32 * b);
-      peak_bits = peak > peak_bits ? peak : peak_bits;
+    const std::size_t bytes = static_cast<std::size_t>(rows) * block_bytes(Panel::halves);
+    const auto scale_of = [&](std::int64_t block, std::int64_t r) -> std::uint32_t& {
+      return reinterpret_cast<std::uint32_t*>(tile + static_cast<std::size_t>(block) * bytes)[Panel::halves * rows + r];
+    };
+    float* const own_scales = reinterpret_cast<float*>(tile + static_cast<std::size_t>(blocks) * bytes);
+    std::uint32_t peaks[most_tile_rows];
+    for (std::int64_t r = 0; r < rows; ++r) {
+      peaks[r] = 0;
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        const std::uint32_t peak = scale_of(b, r) = peak_of<typename Panel::simd_type>(x + r * x_stride + 32 * b);
+        peaks[r] = peak > peaks[r] ? peak : peaks[r];
+      }
+      const float peak = bits_as<float>(peaks[r]);
+      const bool finite = peaks[r] < infinity_bits;
+      if (!finite || peak < q8_smallest_row) peaks[r] = 0;
+      own_scales[r] = !finite ? __builtin_nanf("") : peaks[r] ? peak / 127 * 0x1p-20f : 0;
     }
-    const float peak = bits_as<float>(peak_bits);
-    const bool finite = peak_bits < infinity_bits;
-    const bool zero = !finite || peak < q8_smallest_row;
-    const float inverse = zero ? 0 : 127 / peak * 0x1p20f;
-    const std::uint32_t least_peak = peak_bits - range;  // what e = 0 holds
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const std::uint32_t own = scale_of(b);
-      std::uint32_t e = 0;  // as a difference of bits: times 2^23
-      if (!zero && own > least_peak) e = (own - least_peak + 0x7fffffu) & ~0x7fffffu;
-      scale_of(b) = origin + e;
-      put_codes<Panel>(x + 32 * b, zero ? 0 : bits_as<float>(bits_as<std::uint32_t>(inverse) - e), origin + e,
-                       bits_as<float>(0x3f800000u + e), rows, r, tile + static_cast<std::size_t>(b) * block_bytes);
-    }
-    float* const own_scales = reinterpret_cast<float*>(tile + static_cast<std::size_t>(blocks) * block_bytes);
-    own_scales[r] = !finite ? __builtin_nanf("") : zero ? 0 : peak / 127 * 0x1p-20f;
+    for (std::int64_t b = 0; b < blocks; ++b)
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::uint32_t own = scale_of(b, r), least_peak = peaks[r] - range;  // what e = 0 holds
+        std::uint32_t e = 0;                                                      // as a difference of bits: times 2^23
+        if (peaks[r] && own > least_peak) e = (own - least_peak + 0x7fffffu) & ~0x7fffffu;
+        scale_of(b, r) = origin + e;
+        const float inverse = peaks[r] ? 127 / bits_as<float>(peaks[r]) * 0x1p20f : 0;
+        put_codes<Panel>(x + r * x_stride + 32 * b, peaks[r] ? bits_as<float>(bits_as<std::uint32_t>(inverse) - e) : 0,
+                         origin + e, bits_as<float>(0x3f800000u + e), rows, r,
+                         tile + static_cast<std::size_t>(b) * bytes);
+      }
   }
 };
 
@@ -182,6 +195,7 @@ template <class Panel, class Tiles, class Scales>
 struct q_product {
   static constexpr int halves = Panel::halves;
   static constexpr std::int64_t tile_rows = Tiles::tile_rows;
+  static_assert(tile_rows <= most_tile_rows);
   /// Bytes of a block of 32 per row.
   static constexpr std::size_t block_bytes = Scales::block_bytes(halves);
   /// Panels that all rows are multiplied with before the next ones: about half of a usual L2 cache.
@@ -210,9 +224,7 @@ struct q_product {
     for (std::int64_t row = row_begin; row < row_end; row += tile_rows) {
       std::byte* const tile = out + static_cast<std::size_t>(row) * row_bytes(k);
       const std::int64_t rows = least(tile_rows, row_end - row);
-      for (std::int64_t r = 0; r < rows; ++r)
-        Scales::template quantize<Panel>(x + (row + r) * x_stride, k, rows, r,
-                                         static_cast<std::size_t>(rows) * block_bytes, tile);
+      Scales::template quantize<Panel>(x + row * x_stride, x_stride, rows, k, tile);
     }
   }
 
