@@ -14,109 +14,147 @@ namespace flywheel::inline v0::kernels {
 namespace {
 
 /// Four rows by two vectors of columns: eight accumulators, weights and a broadcast fit 16 registers; the f32 sums are
-/// in L1.
+/// in L1. Three such tiles at once take one vector of columns at a time, which a third more rows share the unpacking
+/// of.
 template <class S>
 struct dot2_tiles {
   using V = typename S::floats;
   using W = typename S::bytes;
   static constexpr std::int64_t tile_rows = 4;
-  static constexpr int tiles_at_once = 1;
+  static constexpr int tiles_at_once = 3;
+
+  /// Vectors [first, first + count) of a panel's columns for T tiles of R rows.
+  template <class Panel_, int R_, int T_>
+  struct shape {
+    using Panel = Panel_;
+    static constexpr int R = R_, T = T_, rows = R_ * T_, count = T_ == 1 ? 2 : 1;
+    /// The codes of row r in a step; codes begin `head` bytes from x.
+    [[gnu::always_inline]] static inline W activations(const tile_places<T>& x, std::size_t head, int step, int r) {
+      return S::set1_word(reinterpret_cast<const std::int32_t*>(x.of[r / R] + head)[step * R + r % R]);
+    }
+  };
+  template <class Shape>
+  using sums_of = W[Shape::rows][Shape::count];
 
   /// Steps Step .. End - 1 into sums of two, 16 bits; the first one sets them.
-  template <class Panel, int R, int Step, int End, bool First>
-  [[gnu::always_inline]] static inline void small_steps(const std::byte* codes, const std::int32_t* q, W (&acc)[R][2],
+  template <class Shape, int First, int Step, int End, bool Sets>
+  [[gnu::always_inline]] static inline void small_steps(const std::byte* codes, const tile_places<Shape::T>& x,
+                                                        std::size_t head, sums_of<Shape>& acc,
                                                         const prefetch_place& next) {
+    using Panel = typename Shape::Panel;
     if constexpr (Step < End) {
-      prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
-      const W w[2] = {Panel::codes::template at<Step>(codes, 0), Panel::codes::template at<Step>(codes, 1)};
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const W a = S::set1_word(q[Step * R + r]);
+      if constexpr (Shape::T == 1) prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
+      W w[Shape::count];
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
+      for (int v = 0; v < Shape::count; ++v) w[v] = Panel::codes::template at<Step>(codes, First + v);
+#pragma GCC unroll 16
+      for (int r = 0; r < Shape::rows; ++r) {
+        const W a = Shape::activations(x, head, Step, r);
+#pragma GCC unroll 2
+        for (int v = 0; v < Shape::count; ++v) {
           const W sums = S::dot2(w[v], a);
-          acc[r][v] = First ? sums : S::add_halves(acc[r][v], sums);
+          acc[r][v] = Sets ? sums : S::add_halves(acc[r][v], sums);
         }
       }
-      small_steps<Panel, R, Step + 1, End, false>(codes, q, acc, next);
+      small_steps<Shape, First, Step + 1, End, false>(codes, x, head, acc, next);
     }
   }
 
   /// Steps Step .. End - 1 into int32 totals.
-  template <class Panel, int R, int Step, int End>
-  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const std::int32_t* q, W (&total)[R][2],
-                                                  const prefetch_place& next) {
+  template <class Shape, int First, int Step, int End>
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const tile_places<Shape::T>& x,
+                                                  std::size_t head, sums_of<Shape>& total, const prefetch_place& next) {
+    using Panel = typename Shape::Panel;
     if constexpr (Step < End && Panel::zero == 128) {
-      prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
+      if constexpr (Shape::T == 1) prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
       const W bit = S::set1_byte(0x80);
-      W w[2], magnitude[2];
+      W w[Shape::count], magnitude[Shape::count];
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) {
-        w[v] = S::xor_bits(Panel::codes::template at<Step>(codes, v), bit);
+      for (int v = 0; v < Shape::count; ++v) {
+        w[v] = S::xor_bits(Panel::codes::template at<Step>(codes, First + v), bit);
         magnitude[v] = S::abs_bytes(w[v]);
       }
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const W a = S::set1_word(q[Step * R + r]);
+#pragma GCC unroll 16
+      for (int r = 0; r < Shape::rows; ++r) {
+        const W a = Shape::activations(x, head, Step, r);
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v)
+        for (int v = 0; v < Shape::count; ++v)
           total[r][v] = S::add_words(total[r][v], S::pair_sums(S::dot2(magnitude[v], S::sign_bytes(a, w[v]))));
       }
-      steps<Panel, R, Step + 1, End>(codes, q, total, next);
+      steps<Shape, First, Step + 1, End>(codes, x, head, total, next);
     } else if constexpr (Step < End) {
       constexpr int together = 32767 / (2 * 127 * Panel::largest);
       static_assert(together >= 1);
       constexpr int stop = Step + together < End ? Step + together : End;
-      W acc[R][2];
-      small_steps<Panel, R, Step, stop, true>(codes, q, acc, next);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
+      sums_of<Shape> acc;
+      small_steps<Shape, First, Step, stop, true>(codes, x, head, acc, next);
+#pragma GCC unroll 16
+      for (int r = 0; r < Shape::rows; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) total[r][v] = S::add_words(total[r][v], S::pair_sums(acc[r][v]));
-      steps<Panel, R, stop, End>(codes, q, total, next);
+        for (int v = 0; v < Shape::count; ++v) total[r][v] = S::add_words(total[r][v], S::pair_sums(acc[r][v]));
+      steps<Shape, First, stop, End>(codes, x, head, total, next);
+    }
+  }
+
+  template <class Panel, class Scales, int R, int T = 1>
+  static void multiply(const std::byte* panel, const std::byte* x, std::size_t tile_bytes, std::int64_t units,
+                       float* sums, std::size_t ahead) {
+    using Shape = shape<Panel, R, T>;
+    const tile_places<T> tiles(x, tile_bytes);
+    if constexpr (Scales::whole_rows) {
+      multiply_whole<Shape, 0>(panel, tiles, units, sums, ahead);
+      if constexpr (T > 1) multiply_whole<Shape, 1>(panel, tiles, units, sums, ahead);
+    } else {
+      multiply_blocks<Shape, Scales, 0>(panel, tiles, units, sums, ahead);
+      if constexpr (T > 1) multiply_blocks<Shape, Scales, 1>(panel, tiles, units, sums, ahead);
     }
   }
 
   /// Whole rows: one int32 sum over all of K.
-  template <class Panel, int R>
-  static void multiply_whole(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
+  template <class Shape, int First>
+  static void multiply_whole(const std::byte* panel, tile_places<Shape::T> x, std::int64_t units, float* sums,
                              std::size_t ahead) {
+    using Panel = typename Shape::Panel;
+    constexpr int R = Shape::R;
     const float* const d = reinterpret_cast<const float*>(panel);
-    const std::int32_t* q = reinterpret_cast<const std::int32_t*>(x);
-    const std::int32_t* const start = q + units * 8 * R;
-    const float* const scale = reinterpret_cast<const float*>(start + R);
-    W acc[R][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = S::set1_word(Panel::zero == 128 ? 0 : start[r]);
-    panel += Panel::header_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, q += 8 * R)
-      steps<Panel, R, 0, 8>(panel, q, acc, {ahead ? panel : x, ahead});
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+    const std::size_t end = static_cast<std::size_t>(units) * 32 * R;
+    sums_of<Shape> acc;
+#pragma GCC unroll 16
+    for (int r = 0; r < Shape::rows; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v)
-        S::store(sums + r * Panel::cols + v * S::width,
-                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + v * S::width)), S::set1(scale[r])));
-  }
-
-  template <class Panel, class Scales, int R>
-  static void multiply(const std::byte* panel, const std::byte* x, std::size_t, std::int64_t units, float* sums,
-                       std::size_t ahead) {
-    if constexpr (Scales::whole_rows) {
-      multiply_whole<Panel, R>(panel, x, units, sums, ahead);
-    } else {
-      multiply_blocks<Panel, Scales, R>(panel, x, units, sums, ahead);
+      for (int v = 0; v < Shape::count; ++v)
+        acc[r][v] =
+            S::set1_word(Panel::zero == 128 ? 0 : reinterpret_cast<const std::int32_t*>(x.of[r / R] + end)[r % R]);
+    panel += Panel::header_bytes;
+    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R))
+      steps<Shape, First, 0, 8>(panel, x, 0, acc, {ahead ? panel : x.of[0], ahead});
+#pragma GCC unroll 16
+    for (int r = 0; r < Shape::rows; ++r) {
+      const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
+#pragma GCC unroll 2
+      for (int v = 0; v < Shape::count; ++v)
+        S::store(sums + (2 * r + First + v) * S::width,
+                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + (First + v) * S::width)), scale));
     }
   }
 
-  template <class Panel, class Scales, int R>
-  static void multiply_blocks(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
+  template <class Shape, class Scales, int First>
+  static void multiply_blocks(const std::byte* panel, tile_places<Shape::T> x, std::int64_t units, float* sums,
                               std::size_t ahead) {
+    using Panel = typename Shape::Panel;
     using scales = typename Panel::scales;
-    constexpr int halves = Panel::halves;
-    constexpr int steps_of_half = 8 / halves;
-#pragma GCC unroll 8
-    for (int i = 0; i < 2 * R; ++i) S::store(sums + i * S::width, S::zero());
+    constexpr int R = Shape::R, halves = Panel::halves, steps_of_half = 8 / halves;
+    constexpr std::size_t head = (halves + 1) * 4 * R;
+    const auto number = [&](int r, int i) __attribute__((always_inline)) {  // of the head of row r
+      return S::set1(reinterpret_cast<const float*>(x.of[r / R])[i * R + r % R]);
+    };
+    const auto sum_of = [&](int r, int v) __attribute__((always_inline)) {
+      return sums + (2 * r + First + v) * S::width;
+    };
+#pragma GCC unroll 16
+    for (int r = 0; r < Shape::rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Shape::count; ++v) S::store(sum_of(r, v), S::zero());
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
       alignas(64) float wide[scales::wide_floats + 1];
       scales::widen(panel, wide);
@@ -126,69 +164,59 @@ struct dot2_tiles {
         const std::byte* const codes = at + scales::block_bytes;
         // With a share of the unit's scales; without prefetching the activations, which are in L1 anyway.
         const prefetch_place next = {
-            ahead ? panel + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x, ahead};
-        const float* const head = reinterpret_cast<const float*>(x);
-        const float* const scale = head + halves * R;
-        const std::int32_t* const q = reinterpret_cast<const std::int32_t*>(scale + R);
-        V t[R][2];  // the block's sum in units of the activations' scale
+            ahead ? panel + static_cast<std::size_t>(block) * (Panel::unit_bytes / Panel::blocks) : x.of[0], ahead};
+        V t[Shape::rows][Shape::count];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
         for (int half = 0; half < halves; ++half) {
-          W total[R][2];
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r)
-            total[r][0] = total[r][1] = S::set1_word(start_of<Panel, Scales, R, Panel::zero == 128>(x, half, r));
-          if (half == 0)
-            steps<Panel, R, 0, steps_of_half>(codes, q, total, next);
-          else
-            steps<Panel, R, steps_of_half, 8>(codes, q, total, next);
+          sums_of<Shape> total;
+#pragma GCC unroll 16
+          for (int r = 0; r < Shape::rows; ++r)
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
-            const V d = scales::scale(place, half, v);
+            for (int v = 0; v < Shape::count; ++v)
+              total[r][v] = S::set1_word(start_of<Panel, Scales, R, Panel::zero == 128>(x.of[r / R], half, r % R));
+          if (half == 0)
+            steps<Shape, First, 0, steps_of_half>(codes, x, head, total, next);
+          else
+            steps<Shape, First, steps_of_half, 8>(codes, x, head, total, next);
+#pragma GCC unroll 2
+          for (int v = 0; v < Shape::count; ++v) {
+            const V d = scales::scale(place, half, First + v);
             V m{};
-            if constexpr (scales::has_minimum) m = scales::minimum(place, half, v);
-            if constexpr (Scales::powers) {
-#pragma GCC unroll 8
-              for (int r = 0; r < R; ++r) {
-                float* const to = sums + (2 * r + v) * S::width;
-                V f = S::fma(S::sub(S::as_floats(total[r][v]), S::set1(scale[r])), d, S::load(to));
-                if constexpr (scales::has_minimum) f = S::fma(m, S::set1(head[half * R + r]), f);
+            if constexpr (scales::has_minimum) m = scales::minimum(place, half, First + v);
+#pragma GCC unroll 16
+            for (int r = 0; r < Shape::rows; ++r) {
+              if constexpr (Scales::powers) {
+                float* const to = sum_of(r, v);
+                V f = S::fma(S::sub(S::as_floats(total[r][v]), number(r, halves)), d, S::load(to));
+                if constexpr (scales::has_minimum) f = S::fma(m, number(r, half), f);
                 S::store(to, f);
-              }
-            } else {
-#pragma GCC unroll 8
-              for (int r = 0; r < R; ++r) {
+              } else {
                 const V s = S::to_floats(total[r][v]);
                 t[r][v] = half == 0 ? S::mul(s, d) : S::fma(s, d, t[r][v]);
-              }
-              if constexpr (scales::has_minimum) {
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) t[r][v] = S::fma(m, S::set1(head[half * R + r]), t[r][v]);
+                if constexpr (scales::has_minimum) t[r][v] = S::fma(m, number(r, half), t[r][v]);
               }
             }
           }
         }
         if constexpr (!Scales::powers) {
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            const V a = S::set1(scale[r]);
+#pragma GCC unroll 16
+          for (int r = 0; r < Shape::rows; ++r) {
+            const V a = number(r, halves);
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; ++v) {
-              float* const to = sums + (2 * r + v) * S::width;
+            for (int v = 0; v < Shape::count; ++v) {
+              float* const to = sum_of(r, v);
               S::store(to, S::fma(t[r][v], a, S::load(to)));
             }
           }
         }
-        x += ((halves + 1) * 4 + 32) * R;
+        x.advance(head + 32 * R);
       }
     }
     if constexpr (Scales::powers) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int r = 0; r < Shape::rows; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
-          float* const to = sums + (2 * r + v) * S::width;
-          S::store(to, S::mul(S::load(to), S::set1(reinterpret_cast<const float*>(x)[r])));
-        }
+        for (int v = 0; v < Shape::count; ++v) S::store(sum_of(r, v), S::mul(S::load(sum_of(r, v)), number(r, 0)));
     }
   }
 };

@@ -18,28 +18,9 @@ struct dot4_tiles {
   static constexpr std::int64_t tile_rows = 6;
   static constexpr int tiles_at_once = 2;
 
-  /// The prepared block of a tile.
-  template <int T>
-  struct places {
-    const std::byte* of[T];
-    explicit places(const std::byte* x, std::size_t tile_bytes) {
-      for (int t = 0; t < T; ++t) of[t] = x + static_cast<std::size_t>(t) * tile_bytes;
-    }
-    void advance(std::size_t bytes) {
-      for (int t = 0; t < T; ++t) of[t] += bytes;
-    }
-    /// The same places, unknown to the compiler: what is loaded from both is loaded twice, which costs nothing, while
-    /// copies of registers take the time of products.
-    [[gnu::always_inline]] inline places again() const {
-      places p = *this;
-      for (int t = 0; t < T; ++t) asm volatile("" : "+r"(p.of[t]));
-      return p;
-    }
-  };
-
   /// Steps Step .. End - 1: acc[r][v] += four products each. The codes of the block begin `head` bytes from x.
   template <class Panel, int R, int T, int Step, int End>
-  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const places<T>& x, std::size_t head,
+  [[gnu::always_inline]] static inline void steps(const std::byte* codes, const tile_places<T>& x, std::size_t head,
                                                   W (&acc)[R * T][2], const prefetch_place& next) {
     if constexpr (Step < End) {
       prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
@@ -57,10 +38,11 @@ struct dot4_tiles {
 
   /// Whole rows: one int32 sum over all of K.
   template <class Panel, int R, int T>
-  static void multiply_whole(const std::byte* panel, places<T> x, std::int64_t units, float* sums, std::size_t ahead) {
+  static void multiply_whole(const std::byte* panel, tile_places<T> x, std::int64_t units, float* sums,
+                             std::size_t ahead) {
     const float* const d = reinterpret_cast<const float*>(panel);
     const std::size_t end = static_cast<std::size_t>(units) * 32 * R;
-    const places<T> twin = x.again();
+    const tile_places<T> twin = x.again();
     W acc[R * T][2];
 #pragma GCC unroll 16
     for (int r = 0; r < R * T; ++r) {
@@ -89,9 +71,9 @@ struct dot4_tiles {
   static void multiply(const std::byte* panel, const std::byte* x, std::size_t tile_bytes, std::int64_t units,
                        float* sums, std::size_t ahead) {
     if constexpr (Scales::whole_rows) {
-      multiply_whole<Panel, R, T>(panel, places<T>(x, tile_bytes), units, sums, ahead);
+      multiply_whole<Panel, R, T>(panel, tile_places<T>(x, tile_bytes), units, sums, ahead);
     } else {
-      multiply_blocks<Panel, Scales, R, T>(panel, places<T>(x, tile_bytes), units, sums, ahead);
+      multiply_blocks<Panel, Scales, R, T>(panel, tile_places<T>(x, tile_bytes), units, sums, ahead);
     }
   }
 
@@ -120,13 +102,14 @@ struct dot4_tiles {
   };
 
   template <class Panel, class Scales, int R, int T>
-  static void multiply_blocks(const std::byte* panel, places<T> x, std::int64_t units, float* sums, std::size_t ahead) {
+  static void multiply_blocks(const std::byte* panel, tile_places<T> x, std::int64_t units, float* sums,
+                              std::size_t ahead) {
     using scales = typename Panel::scales;
     constexpr int halves = Panel::halves;
     constexpr int steps_of_half = 8 / halves;
     constexpr std::size_t head = (halves + 1) * 4 * R;
     const auto number =
-        [](const places<T>& from, int r, int i) __attribute__((always_inline)) {  // of the head of row r
+        [](const tile_places<T>& from, int r, int i) __attribute__((always_inline)) {  // of the head of row r
       return S::set1(reinterpret_cast<const float*>(from.of[r / R])[i * R + r % R]);
     };
     totals<R * T, T == 1> f(sums);
@@ -143,7 +126,7 @@ struct dot4_tiles {
         V t[Scales::powers ? 1 : R * T][2];  // the block's sum in units of the activations' scale
 #pragma GCC unroll 2
         for (int half = 0; half < halves; ++half) {
-          const places<T> twin = x.again();
+          const tile_places<T> twin = x.again();
           W acc[R * T][2];
 #pragma GCC unroll 16
           for (int r = 0; r < R * T; ++r) {
@@ -155,7 +138,7 @@ struct dot4_tiles {
           else
             steps<Panel, R, T, steps_of_half, 8>(codes, x, head, acc, next);
           f.settle();
-          const places<T> late = x.again();
+          const tile_places<T> late = x.again();
           const V d[2] = {scales::scale(place, half, 0), scales::scale(place, half, 1)};
           V m[2];
           if constexpr (scales::has_minimum)

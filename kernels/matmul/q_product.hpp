@@ -155,6 +155,25 @@ struct power_scales {
   }
 };
 
+/// Where the current block of T tiles of prepared rows is.
+template <int T>
+struct tile_places {
+  const std::byte* of[T];
+  explicit tile_places(const std::byte* x, std::size_t tile_bytes) {
+    for (int t = 0; t < T; ++t) of[t] = x + static_cast<std::size_t>(t) * tile_bytes;
+  }
+  void advance(std::size_t bytes) {
+    for (int t = 0; t < T; ++t) of[t] += bytes;
+  }
+  /// The same places, unknown to the compiler: what is loaded from both is loaded twice, which costs nothing, while
+  /// copies of registers take the time of products.
+  [[gnu::always_inline]] inline tile_places again() const {
+    tile_places p = *this;
+    for (int t = 0; t < T; ++t) asm volatile("" : "+r"(p.of[t]));
+    return p;
+  }
+};
+
 /// Where the accumulators of row r of R start. Signed: the products are of (code - zero), so that zero needs no sums.
 template <class Panel, class Scales, int R, bool Signed = false>
 [[gnu::always_inline]] inline std::int32_t start_of(const std::byte* block, int half, int r) {
