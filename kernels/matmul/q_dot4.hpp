@@ -155,14 +155,9 @@ struct dot4_tiles {
                 const V s = S::to_floats(acc[r][v]);
                 t[r][v] = half == 0 ? S::mul(s, d[v]) : S::fma(s, d[v], t[r][v]);
                 if constexpr (scales::has_minimum) t[r][v] = S::fma(m[v], number(late, r, half), t[r][v]);
+                if (half == halves - 1) f.set(r, v, S::fma(t[r][v], number(late, r, halves), f.get(r, v)));
               }
             }
-        }
-        if constexpr (!Scales::powers) {
-#pragma GCC unroll 16
-          for (int r = 0; r < R * T; ++r)
-#pragma GCC unroll 2
-            for (int v = 0; v < 2; ++v) f.set(r, v, S::fma(t[r][v], number(x, r, halves), f.get(r, v)));
         }
         x.advance(head + 32 * R);
       }
