@@ -11,7 +11,8 @@
 #include <string>
 
 #include "flywheel/core/executor.hpp"
-#include "flywheel/detail/barrier.hpp"
+#include "flywheel/detail/spin.hpp"
+#include "src/measure/roofs.hpp"
 
 namespace {
 
@@ -47,16 +48,7 @@ void dispatch_after(benchmark::State& state, const std::shared_ptr<executor>& po
 }
 
 void barrier(benchmark::State& state, const std::shared_ptr<executor>& pool) {
-  const unsigned n = pool->concurrency();
-  constexpr int phases = 1000;
-  for (auto _ : state) {
-    detail::barrier together(n);
-    const auto start = clock_type::now();
-    pool->run(n, [&](unsigned) {
-      for (int i = 0; i < phases; ++i) together.arrive_and_wait();
-    });
-    state.SetIterationTime(seconds_since(start) / phases);
-  }
+  for (auto _ : state) state.SetIterationTime(measure::measure_barrier(*pool));
 }
 
 /// A loop over a million numbers in pieces of a thousand.

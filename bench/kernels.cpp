@@ -1,25 +1,35 @@
-// Every line of every kernels.inc that this CPU can run: GOP/s, GB/s, and percent of the roof that binds, both measured
-// on one thread. The roofs (int8 dot product, f32 fused multiply-add, reading memory) are measured in bursts just
-// before and after each benchmark, so that a busy machine slows both. Products rotate over more weights than caches
-// hold.
+// Every line of every kernels.inc that this CPU can run: GOP/s, GB/s, and percent of the roofs. The roofs (int8 dot
+// product, f32 fused multiply-add, reading memory) are measured in bursts just before and after each benchmark, so that
+// a busy machine slows both. Products rotate over more weights than caches hold. On one thread, time is processor time;
+// on several it is the clock's.
 //
 //   bench-kernels --benchmark_filter='matmul/.*q4_0.*avx512'
+//   bench-kernels --benchmark_filter=gemm/ --benchmark_repetitions=5 --benchmark_enable_random_interleaving=true
+//                                                             one product with and without peers (FLYWHEEL_BENCH_PEERS)
+//   FLYWHEEL_BENCH_THREADS=2 bench-kernels ...                matmul/ on so many threads
 //   FLYWHEEL_BENCH_PREFETCH=0 bench-kernels ...               another prefetch distance than the default
+//   FLYWHEEL_BENCH_MIB=256 bench-kernels ...                  rotate over fewer weights
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "flywheel/core/buffer.hpp"
 #include "flywheel/core/isa.hpp"
-#include "flywheel/core/tensor.hpp"
 #include "flywheel/formats/formats.hpp"
 #include "kernels/registry.hpp"
+#include "src/measure/machine.hpp"
+#include "src/measure/matmul.hpp"
+#include "src/measure/roofs.hpp"
+#if defined(FLYWHEEL_BENCH_PEERS)
+#  include "bench/peers/peers.hpp"
+#endif
 
 using namespace flywheel;
 using kernels::kernel_set;
@@ -27,44 +37,65 @@ using kernels::matmul_kernel;
 
 namespace {
 
-/// Processor time of this program, which has one thread.
-double now() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
-
-template <class Body>
-double timed(Body body) {
-  const double start = now();
-  body();
-  return std::max(now() - start, 1e-6);
+std::size_t number_from(const char* variable, std::size_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text ? static_cast<std::size_t>(std::atol(text)) : otherwise;
 }
 
-// ---- Roofs ----------------------------------------------------------------------------------------------------------
+/// Threads and memory of all benchmarks; the workload of the last product stays for the next number of rows.
+struct {
+  std::shared_ptr<executor> team;
+  buffer area;
+  std::optional<measure::matmul_workload> work;
+  const matmul_kernel* kernel = nullptr;
+  std::int64_t n = 0, k = 0;
 
-/// Operations per second of a cluster's dot products or multiply-adds.
-double compute_roof(const kernel_set& set, bool int8) {
-  constexpr std::int64_t rounds = 200000;  // under a millisecond
-  double best = 0;
-  for (int i = 0; i < 5; ++i) {
-    double operations = 0;
-    const double time = timed([&] { operations = (int8 ? set.int8_dots : set.f32_fmas)(rounds); });
-    best = std::max(best, operations / time);
+  executor& threads(unsigned count) {
+    if (team && team->concurrency() == count) return *team;
+    work.reset();
+    team = make_thread_team(count).value();
+    return *team;
   }
-  return best;
-}
-
-constexpr std::size_t pool_bytes = std::size_t{192} << 20;  // more than four times most L3 caches
-
-/// Bytes per second of reading the pool on one thread.
-double read_roof(const kernel_set& set, const std::byte* pool) {
-  double best = 0;
-  for (int i = 0; i < 2; ++i) {
-    double bytes = 0;
-    const double time = timed([&] { bytes = set.read_pass(pool, pool_bytes); });
-    best = std::max(best, bytes / time);
+  std::span<std::byte> memory() {
+    if (area.size() == 0) area = measure::make_area(*team, number_from("FLYWHEEL_BENCH_MIB", 0) << 20).value();
+    return area.mutable_bytes();
   }
-  return best;
-}
+  measure::matmul_workload& product(const matmul_kernel& wanted, std::int64_t rows, std::int64_t cols) {
+    constexpr std::int64_t most_rows = 512;
+    if (!work || kernel != &wanted || n != rows || k != cols) {
+      work = measure::matmul_workload::create(wanted, rows, cols, most_rows, memory(), *team).value();
+      kernel = &wanted, n = rows, k = cols;
+    }
+    return *work;
+  }
+} machine;
 
-// ---- Benchmarks -----------------------------------------------------------------------------------------------------
+/// Measures the roofs while it exists, and reports what was reached.
+class against_roofs {
+ public:
+  against_roofs(executor& pool, kernels::cluster isa)
+      : clock_(pool.concurrency() == 1 ? measure::processor_seconds : measure::wall_seconds),
+        meter_(pool, kernels::cluster_names[static_cast<std::size_t>(isa)], machine.memory(), clock_) {
+    meter_.measure();
+    start_ = clock_();
+  }
+  /// `operations` and `bytes` of one iteration; 0 bytes: not from memory.
+  void report(benchmark::State& state, bool int8, double operations, double bytes) {
+    const double time = (clock_() - start_) / static_cast<double>(state.iterations());
+    meter_.measure();
+    const measure::roofs& best = meter_.best();
+    state.counters["GOP/s"] = operations / time / 1e9;
+    state.counters["%compute"] = 100 * operations / time / (int8 ? best.int8 : best.f32);
+    if (bytes == 0) return;
+    state.counters["GB/s"] = bytes / time / 1e9;
+    state.counters["%read"] = 100 * bytes / time / best.read;
+  }
+
+ private:
+  measure::clock_fn clock_;
+  measure::roof_meter meter_;
+  double start_;
+};
 
 std::vector<float> numbers(std::size_t n) {
   std::vector<float> x(n);
@@ -76,75 +107,36 @@ std::vector<float> numbers(std::size_t n) {
   return x;
 }
 
-/// n rows of k weights of a format: encoded noise, or where there is no encoder small codes with a scale of zero.
-std::vector<std::byte> weight_rows(dtype type, std::int64_t n, std::int64_t k) {
-  std::vector<std::byte> rows(row_bytes(type, k) * static_cast<std::size_t>(n));
-  const std::vector<float> x = numbers(static_cast<std::size_t>(k) + 32);
-  if (const formats::encode_fn encode = formats::find_encoder(type))
-    for (std::int64_t j = 0; j < n; ++j)
-      encode(x.data() + j % 32, k, rows.data() + static_cast<std::size_t>(j) * row_bytes(type, k));
-  return rows;
-}
-
-void matmul(benchmark::State& state, const matmul_kernel* kernel, std::int64_t m, std::int64_t n, std::int64_t k) {
-  const std::size_t panel = kernel->panel_bytes(k);
-  const std::size_t matrix = panel * static_cast<std::size_t>((n + kernel->panel_cols - 1) / kernel->panel_cols);
-  const std::size_t copies = std::max<std::size_t>(1, pool_bytes / matrix);
-  buffer pool = buffer::zeros(std::max(copies * matrix, pool_bytes)).value();
-  {
-    const std::vector<std::byte> rows = weight_rows(kernel->weight, n, k);
-    const std::size_t stride = row_bytes(kernel->weight, k);
-    for (std::int64_t j = 0; j < n; j += kernel->panel_cols)
-      kernel->pack(rows.data() + static_cast<std::size_t>(j) * stride, stride, kernel->panel_cols, k,
-                   pool.mutable_data() + static_cast<std::size_t>(j / kernel->panel_cols) * panel);
-  }
-  for (std::size_t i = 1; i < copies; ++i) std::memcpy(pool.mutable_data() + i * matrix, pool.data(), matrix);
-  const std::vector<float> x = numbers(static_cast<std::size_t>(m * k));
-  buffer prepared = buffer::zeros(kernel->prepared_bytes(m, k)).value();
-  std::vector<float> y(static_cast<std::size_t>(m * n));
-  const bool int8 = kernel->prepared.name.substr(0, 2) == "q8";
-  const kernel_set& set = kernels::select(kernel->isa);
-
-  const double compute_before = compute_roof(set, int8), read_before = read_roof(set, pool.data());
-  const char* prefetch = std::getenv("FLYWHEEL_BENCH_PREFETCH");
-  std::size_t copy = 0;
-  const double start = now();
-  for (auto _ : state) {
-    kernel->prepare(x.data(), k, 0, m, k, prepared.mutable_data());
-    kernels::matmul_args args;
-    args.prepared = prepared.data();
-    args.row_end = m;
-    args.panels = pool.data() + copy * matrix;
-    args.k = k;
-    args.n = n;
-    args.y = y.data();
-    args.y_stride = n;
-    if (prefetch) args.prefetch_bytes = static_cast<std::size_t>(std::atol(prefetch));
-    kernel->run(args);
-    copy = copy + 1 == copies ? 0 : copy + 1;
-    benchmark::ClobberMemory();
-  }
-  const double time = (now() - start) / static_cast<double>(state.iterations());
-  const double compute = std::max(compute_before, compute_roof(set, int8));
-  const double read = std::max(read_before, read_roof(set, pool.data()));
-  const double operations = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-  state.counters["GOP/s"] = operations / time / 1e9;
-  state.counters["GB/s"] = static_cast<double>(matrix) / time / 1e9;
-  state.counters["%compute"] = 100 * operations / time / compute;
-  state.counters["%read"] = 100 * static_cast<double>(matrix) / time / read;
+void matmul(benchmark::State& state, const matmul_kernel* kernel, std::int64_t m, std::int64_t n, std::int64_t k,
+            unsigned threads) {
+  executor& pool = machine.threads(threads);
+  measure::matmul_workload& work = machine.product(*kernel, n, k);
+  const std::size_t prefetch = number_from("FLYWHEEL_BENCH_PREFETCH", kernels::matmul_args{}.prefetch_bytes);
+  work.run(m, 1, prefetch);
+  against_roofs roofs(pool, kernel->isa);
+  for (auto _ : state) work.run(m, 1, prefetch);
+  roofs.report(state, kernel->prepared.name.starts_with("q8"), work.operations(m),
+               static_cast<double>(work.matrix_bytes()));
 }
 
 void pack(benchmark::State& state, const matmul_kernel* kernel, std::int64_t n, std::int64_t k) {
-  const std::vector<std::byte> rows = weight_rows(kernel->weight, n, k);
-  const std::size_t stride = row_bytes(kernel->weight, k);
-  const std::size_t panel = kernel->panel_bytes(k);
-  buffer packed = buffer::zeros(panel * static_cast<std::size_t>(n / kernel->panel_cols)).value();
-  for (auto _ : state)
-    for (std::int64_t j = 0; j < n; j += kernel->panel_cols)
-      kernel->pack(rows.data() + static_cast<std::size_t>(j) * stride, stride, kernel->panel_cols, k,
-                   packed.mutable_data() + static_cast<std::size_t>(j / kernel->panel_cols) * panel);
-  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(rows.size()));
+  machine.threads(1);
+  measure::matmul_workload& work = machine.product(*kernel, n, k);
+  for (auto _ : state) work.pack();
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(work.source_bytes()));
 }
+
+#if defined(FLYWHEEL_BENCH_PEERS)
+void peer(benchmark::State& state, const bench::peer& other, kernels::cluster isa, std::int64_t m, std::int64_t n,
+          std::int64_t k, unsigned threads) {
+  executor& pool = machine.threads(threads);
+  const auto run = other.prepare(static_cast<int>(threads), m, n, k);
+  run();
+  against_roofs roofs(pool, isa);
+  for (auto _ : state) run();
+  roofs.report(state, other.int8, 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k), 0);
+}
+#endif
 
 struct attention_case {
   std::int64_t n_heads, n_kv_heads, head_dim, tokens, context;
@@ -154,23 +146,28 @@ void attention(benchmark::State& state, const kernel_set* set, attention_case c,
   // Rotates over as many layers as exceed the caches.
   const std::size_t page = kernels::kv_page_bytes(kv_type, c.n_kv_heads, c.head_dim);
   const std::size_t pages = static_cast<std::size_t>((c.context + 63) / 64);
-  const std::size_t layers = c.tokens > 1 ? 1 : std::max<std::size_t>(1, pool_bytes / (page * pages));
-  buffer pool = buffer::zeros(std::max(page * pages * layers, pool_bytes)).value();
+  executor& one = machine.threads(1);
+  const std::span<std::byte> pool = machine.memory();
+  machine.work.reset();  // its weights go
+  const std::size_t layers = c.tokens > 1 ? 1 : std::max<std::size_t>(1, pool.size() / (page * pages));
+  if (page * pages > pool.size()) return state.SkipWithError("FLYWHEEL_BENCH_MIB is too small");
   std::vector<std::byte*> table;
-  for (std::size_t i = 0; i < pages * layers; ++i) table.push_back(pool.mutable_data() + i * page);
+  for (std::size_t i = 0; i < pages * layers; ++i) table.push_back(pool.data() + i * page);
   const std::vector<float> rows = numbers(static_cast<std::size_t>(c.n_kv_heads * c.head_dim));
-  for (std::size_t layer = 0; layer < layers; ++layer)
-    for (std::int64_t p = 0; p < c.context; ++p) {
-      kernels::store_kv_args args;
-      args.k = args.v = rows.data();
-      args.kv_pages = table.data() + layer * pages;
-      args.kv_type = kv_type;
-      args.n_tokens = 1;
-      args.n_kv_heads = c.n_kv_heads;
-      args.head_dim = c.head_dim;
-      args.first_position = p;
-      for (std::int64_t h = 0; h < c.n_kv_heads; ++h) set->store_kv(args, h);
-    }
+  std::memset(pool.data(), 0, page * pages);
+  for (std::int64_t p = 0; p < c.context; ++p) {
+    kernels::store_kv_args args;
+    args.k = args.v = rows.data();
+    args.kv_pages = table.data();
+    args.kv_type = kv_type;
+    args.n_tokens = 1;
+    args.n_kv_heads = c.n_kv_heads;
+    args.head_dim = c.head_dim;
+    args.first_position = p;
+    for (std::int64_t h = 0; h < c.n_kv_heads; ++h) set->store_kv(args, h);
+  }
+  for (std::size_t layer = 1; layer < layers; ++layer)
+    std::memcpy(pool.data() + layer * page * pages, pool.data(), page * pages);
   const std::vector<float> q = numbers(static_cast<std::size_t>(c.tokens * c.n_heads * c.head_dim));
   std::vector<float> out(q.size());
   kernels::attention_args args;
@@ -184,25 +181,17 @@ void attention(benchmark::State& state, const kernel_set* set, attention_case c,
   args.first_position = c.context - c.tokens;
   args.scale = 0.1f;
   buffer scratch = buffer::zeros(set->attention_scratch(args) * sizeof(float)).value();
-  const double compute_before = compute_roof(*set, false), read_before = read_roof(*set, pool.data());
   std::size_t layer = 0;
-  const double start = now();
+  against_roofs roofs(one, set->isa);
   for (auto _ : state) {
     args.kv_pages = table.data() + layer * pages;
     for (std::int64_t h = 0; h < c.n_kv_heads; ++h)
       set->attention(args, h, 0, c.tokens, reinterpret_cast<float*>(scratch.mutable_data()));
     layer = layer + 1 == layers ? 0 : layer + 1;
   }
-  const double time = (now() - start) / static_cast<double>(state.iterations());
-  const double compute = std::max(compute_before, compute_roof(*set, false));
-  const double read = std::max(read_before, read_roof(*set, pool.data()));
-  const double bytes = static_cast<double>(page * pages);
   const double seen = static_cast<double>(c.context) - static_cast<double>(c.tokens - 1) / 2;
-  const double operations = 4.0 * static_cast<double>(c.tokens * c.n_heads * c.head_dim) * seen;
-  state.counters["GOP/s"] = operations / time / 1e9;
-  state.counters["GB/s"] = bytes / time / 1e9;
-  state.counters["%compute"] = 100 * operations / time / compute;
-  state.counters["%read"] = 100 * bytes / time / read;
+  roofs.report(state, false, 4.0 * static_cast<double>(c.tokens * c.n_heads * c.head_dim) * seen,
+               static_cast<double>(page * pages));
 }
 
 /// Element-wise kernels on rows that stay in L1.
@@ -230,10 +219,10 @@ void register_element_wise(const kernel_set* set, const std::string& isa) {
   burst("f32_fmas", set->f32_fmas);
   if (set->bf16_dots(1) > 0) burst("bf16_dots", set->bf16_dots);
   benchmark::RegisterBenchmark(("read_pass/" + isa).c_str(), [=](benchmark::State& state) {
-    buffer pool = buffer::allocate(pool_bytes).value();
-    std::memset(pool.mutable_data(), 1, pool_bytes);
+    machine.threads(1);
+    const std::span<const std::byte> pool = machine.memory();
     double bytes = 0;
-    for (auto _ : state) bytes += set->read_pass(pool.data(), pool_bytes);
+    for (auto _ : state) bytes += set->read_pass(pool.data(), pool.size());
     state.counters["GB/s"] = benchmark::Counter(bytes / 1e9, benchmark::Counter::kIsRate);
   });
   const auto add = [&](const char* name, std::int64_t bytes, auto body) {
@@ -266,6 +255,8 @@ void register_element_wise(const kernel_set* set, const std::string& isa) {
 
 int main(int argc, char** argv) {
   const isa_report report = detect_isa("generic").value();
+  const kernels::cluster best_isa = kernels::find_cluster(detect_isa().value_or(report).selected);
+  const auto matmul_threads = static_cast<unsigned>(number_from("FLYWHEEL_BENCH_THREADS", 1));
   const auto runnable = [&](kernels::cluster isa) {
     for (const isa_status& status : report.clusters)
       if (status.name == kernels::cluster_names[static_cast<std::size_t>(isa)]) return status.built && status.detected;
@@ -276,9 +267,29 @@ int main(int argc, char** argv) {
     for (const std::int64_t m : {1, 2, 4, 6, 8, 32, 512})
       benchmark::RegisterBenchmark(
           ("matmul/" + std::string(kernel.name) + "/" + std::to_string(m) + "x2048x2048").c_str(),
-          [&kernel, m](benchmark::State& state) { matmul(state, &kernel, m, 2048, 2048); });
+          [&kernel, m, matmul_threads](benchmark::State& state) {
+            matmul(state, &kernel, m, 2048, 2048, matmul_threads);
+          })
+          ->UseRealTime();
     benchmark::RegisterBenchmark(("pack/" + std::string(kernel.name)).c_str(),
                                  [&kernel](benchmark::State& state) { pack(state, &kernel, 2048, 2048); });
+  }
+  // One product, single and on all cores; with FLYWHEEL_BENCH_PEERS other libraries' beside it.
+  constexpr std::int64_t m = 512, n = 4096, k = 4096;
+  std::vector<unsigned> counts = {1};
+  if (usable_cores() > 1) counts.push_back(usable_cores());
+  for (const unsigned threads : counts) {
+    const auto add = [&](const std::string& name, auto body) {
+      benchmark::RegisterBenchmark(("gemm/512x4096x4096/threads:" + std::to_string(threads) + "/" + name).c_str(), body)
+          ->UseRealTime();
+    };
+    for (const dtype type : {dtype::q8_channel, dtype::q4_0, dtype::q8_0, dtype::f32})
+      add("flywheel_" + std::string(to_string(type)),
+          [=](benchmark::State& state) { matmul(state, kernels::find_matmul(best_isa, type), m, n, k, threads); });
+#if defined(FLYWHEEL_BENCH_PEERS)
+    for (const bench::peer& other : bench::peers())
+      add(other.name, [=](benchmark::State& state) { peer(state, other, best_isa, m, n, k, threads); });
+#endif
   }
   for (std::size_t i = 0; i < std::size(kernels::cluster_names); ++i) {
     const kernels::cluster isa = static_cast<kernels::cluster>(i);

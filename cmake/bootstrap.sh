@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: cmake/bootstrap.sh [--tests] [--bench] [--clang] [--arm64] [--dry-run]
+usage: cmake/bootstrap.sh [--tests] [--bench] [--bench-peers] [--clang] [--arm64] [--dry-run]
        cmake/bootstrap.sh --which-cxx | --which-clang
 
 Installs the compiler (g++ 12 or later), CMake, Ninja, ccache and the libraries that flywheel is built from:
@@ -13,6 +13,7 @@ what is missing and installs nothing.
 
   --tests        also Catch2, for the test suite
   --bench        also Google Benchmark
+  --bench-peers  --bench, and the libraries that FLYWHEEL_BENCH_PEERS compares with: oneDNN, OpenBLAS, Eigen
   --clang        also clang 16 or later with its sanitizer and fuzzer runtimes: the second compiler
   --arm64        also the arm64 cross compiler and qemu, for running arm64 kernels on another machine
   --dry-run      print what would be installed, install nothing
@@ -60,11 +61,12 @@ clang_complete() {
   dir=$("$1" -print-resource-dir 2>/dev/null) && ls "$dir"/lib/*/*fuzzer* >/dev/null 2>&1
 }
 
-tests=0 bench=0 clang=0 arm64=0 dry=0
+tests=0 bench=0 peers=0 clang=0 arm64=0 dry=0
 while [ $# -gt 0 ]; do
   case $1 in
     --tests) tests=1 ;;
     --bench) bench=1 ;;
+    --bench-peers) bench=1 peers=1 ;;
     --clang) clang=1 ;;
     --arm64) arm64=1 ;;
     --dry-run) dry=1 ;;
@@ -94,6 +96,7 @@ bootstrap_apt() {
   [ -n "$(which_cxx)" ] || cxx_missing=1
   if [ $tests = 1 ]; then wanted+=(catch2); fi
   if [ $bench = 1 ]; then wanted+=(libbenchmark-dev); fi
+  if [ $peers = 1 ]; then wanted+=(libdnnl-dev libopenblas-dev libeigen3-dev); fi
   if [ $arm64 = 1 ]; then wanted+=(g++-aarch64-linux-gnu qemu-user); fi
   if [ $clang = 1 ] && [ -z "$(which_clang)" ]; then clang_missing=1; fi
   for package in "${wanted[@]}"; do apt_installed "$package" || missing+=("$package"); done
@@ -153,6 +156,7 @@ bootstrap_brew() {
   local formulas="cmake ninja pkgconf ccache pcre2 utf8proc nlohmann-json cli11 tbb" lacking="" formula
   if [ $tests = 1 ]; then formulas="$formulas catch2"; fi
   if [ $bench = 1 ]; then formulas="$formulas google-benchmark"; fi
+  if [ $peers = 1 ]; then formulas="$formulas onednn openblas eigen libomp"; fi
   if [ $clang = 1 ] && [ -z "$(which_clang)" ]; then formulas="$formulas llvm"; fi
   local installed; installed=" $(brew list --formula -1 | tr '\n' ' ') "
   for formula in $formulas; do

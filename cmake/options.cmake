@@ -2,6 +2,7 @@
 option(FLYWHEEL_BUILD_CLI "Build the flywheel command" ${PROJECT_IS_TOP_LEVEL})
 option(FLYWHEEL_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(FLYWHEEL_BUILD_BENCH "Build the benchmarks" OFF)
+option(FLYWHEEL_BENCH_PEERS "Measure other libraries beside flywheel in bench-kernels: oneDNN, OpenBLAS, Eigen" OFF)
 option(FLYWHEEL_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
 option(FLYWHEEL_BUILD_FUZZERS "Build the libFuzzer targets (clang)" OFF)
 option(FLYWHEEL_SERIAL "No threads, no oneTBB, no mmap (WebAssembly, tiny systems)" OFF)

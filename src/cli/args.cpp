@@ -14,7 +14,11 @@
 
 namespace flywheel::cli {
 
-std::string see_help(const CLI::App& app) { return "; see 'flywheel " + app.get_name() + " --help'"; }
+std::string full_name(const CLI::App& app) {
+  return app.get_parent() == nullptr ? app.get_name() : full_name(*app.get_parent()) + " " + app.get_name();
+}
+
+std::string see_help(const CLI::App& app) { return "; see '" + full_name(app) + " --help'"; }
 
 void model_args::declare(CLI::App& app, bool model_required) {
   CLI::Option* model = app.add_option(

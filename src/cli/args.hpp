@@ -64,6 +64,8 @@ struct sampler_args {
 /// Throws when a session cannot hold that many tokens. `advice` says what to do.
 void require_room(const session& sequence, std::size_t tokens, const std::string& advice);
 
+/// "flywheel NAME", and of the command's own subcommand "flywheel NAME SUBCOMMAND".
+[[nodiscard]] std::string full_name(const CLI::App& app);
 /// "; see 'flywheel NAME --help'".
 [[nodiscard]] std::string see_help(const CLI::App& app);
 

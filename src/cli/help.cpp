@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "cli/args.hpp"
+
 namespace flywheel::cli {
 namespace {
 
@@ -11,9 +13,8 @@ class formatter : public CLI::Formatter {
   formatter() { column_width(30); }
 
   std::string make_usage(const CLI::App* app, std::string) const override {
-    std::string line = "Usage: flywheel";
-    if (app->get_parent() == nullptr) return line + " COMMAND [options]\n";
-    line += " " + app->get_name();
+    std::string line = "Usage: " + full_name(*app);
+    if (!app->get_subcommands([](const CLI::App*) { return true; }).empty()) return line + " COMMAND [options]\n";
     for (const CLI::Option* option : app->get_options([](const CLI::Option* o) { return o->get_positional(); })) {
       std::string name = option->get_name(true);
       if (option->get_expected_max() > 1) name += "...";

@@ -1,6 +1,5 @@
 // flywheel info: this version, the processor, the kernels in use.
 #include <CLI/CLI.hpp>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,6 +11,7 @@
 #include "flywheel/core/context.hpp"
 #include "flywheel/core/isa.hpp"
 #include "flywheel/version.hpp"
+#include "src/measure/machine.hpp"
 
 namespace flywheel::cli {
 namespace {
@@ -20,25 +20,6 @@ struct info_args {
   model_args common;  // only the context's options are used
   bool json = false;
 };
-
-/// "always", "madvise", "never", or "unknown": Linux's setting for transparent huge pages.
-std::string huge_pages() {
-  std::ifstream in("/sys/kernel/mm/transparent_hugepage/enabled");
-  std::string word;
-  while (in >> word)
-    if (word.size() > 2 && word.front() == '[' && word.back() == ']') return word.substr(1, word.size() - 2);
-  return "unknown";
-}
-
-/// Bytes of memory in this machine, 0 where the system does not say.
-std::uint64_t memory_bytes() {
-  std::ifstream in("/proc/meminfo");
-  std::string key, unit;
-  std::uint64_t kib = 0;
-  while (in >> key >> kib >> unit)
-    if (key == "MemTotal:") return kib * 1024;
-  return 0;
-}
 
 std::string compiler() {
 #if defined(__clang__)
@@ -55,7 +36,8 @@ int show(const info_args& args) {
   const isa_report& isa = ctx.isa();
   const unsigned threads = ctx.executor().concurrency();
   const unsigned logical = std::thread::hardware_concurrency();
-  const std::string pages = huge_pages();
+  const std::string pages = measure::huge_page_setting();
+  const std::uint64_t memory = measure::find_memory().total;
   const std::span<const std::byte> built_in = default_model();
   const std::string model = built_in.empty() ? std::string() : default_model_name();
   if (args.json) {
@@ -72,7 +54,7 @@ int show(const info_args& args) {
                      {"clusters", clusters},
                      {"threads", threads},
                      {"logical_processors", logical},
-                     {"memory_bytes", memory_bytes()},
+                     {"memory_bytes", memory},
                      {"huge_pages", pages},
                      {"default_model", model}}));
     return success;
@@ -83,7 +65,7 @@ int show(const info_args& args) {
   rows.row(
       {"instruction set", std::string(isa.selected) + (isa.overridden ? " (chosen by hand)" : " (best available)")});
   rows.row({"threads", std::to_string(threads) + " of " + std::to_string(logical) + " logical processors"});
-  if (const std::uint64_t memory = memory_bytes(); memory > 0) rows.row({"memory", human_bytes(memory)});
+  if (memory > 0) rows.row({"memory", human_bytes(memory)});
   rows.row({"huge pages", pages});
   rows.row({"default model",
             model.empty() ? "none" : model + ", " + human_bytes(built_in.size()) + ", part of this command"});

@@ -67,9 +67,21 @@ int unknown_argument(const CLI::App& command) {
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   const std::vector<std::string> rest = command.remaining();
   const std::string word = rest.empty() ? std::string("?") : rest.front().substr(0, rest.front().find('='));
-  const std::string what = word.starts_with('-') ? "unknown option" : "one argument too many";
-  const std::string guess = word.starts_with('-') ? did_you_mean(word, names) : std::string();
+  std::string what = "unknown option";
+  if (!word.starts_with('-')) {
+    names.clear();
+    for (const CLI::App* sub : command.get_subcommands([](const CLI::App*) { return true; }))
+      names.push_back(sub->get_name());
+    what = names.empty() ? "one argument too many" : "unknown command";
+  }
+  const std::string guess = did_you_mean(word, names);
   return report(word + ": " + what + (guess.empty() ? see_help(command) : guess), wrong_usage);
+}
+
+/// The command that the words named: the last of app, its subcommand, that one's subcommand.
+const CLI::App& named(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return chosen.empty() ? app : named(*chosen.front());
 }
 
 int run(int argc, char** argv) {
@@ -99,8 +111,7 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    const auto chosen = app.get_subcommands();
-    print(chosen.empty() ? app.help() : chosen.front()->help());
+    print(named(app).help());
     finish_stdout();
     return success;
   } catch (const CLI::CallForVersion& e) {
@@ -108,12 +119,11 @@ int run(int argc, char** argv) {
     finish_stdout();
     return success;
   } catch (const CLI::ExtrasError&) {
-    const auto chosen = app.get_subcommands();
-    return unknown_argument(chosen.empty() ? app : *chosen.front());
+    return unknown_argument(named(app));
   } catch (const CLI::ParseError& e) {
-    const auto chosen = app.get_subcommands();
-    if (chosen.empty()) return report(std::string(e.what()) + "; see 'flywheel --help'", wrong_usage);
-    return report(chosen.front()->get_name() + ": " + e.what() + see_help(*chosen.front()), wrong_usage);
+    const CLI::App& command = named(app);
+    const std::string where = &command == &app ? std::string() : command.get_name() + ": ";
+    return report(where + e.what() + see_help(command), wrong_usage);
   }
   const auto chosen = app.get_subcommands();
   if (chosen.empty()) return report("COMMAND: is missing; see 'flywheel --help'", wrong_usage);

@@ -1,0 +1,252 @@
+#include "cli/bench/model.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <random>
+#include <system_error>
+#include <vector>
+
+#include "cli/command.hpp"
+#include "cli/default_model.hpp"
+#include "cli/output.hpp"
+#include "cli/progress_bar.hpp"
+#include "cli/synth.hpp"
+#include "src/measure/machine.hpp"
+
+namespace flywheel::cli {
+namespace {
+
+using measure::spread;
+using measure::timed;
+
+/// The same tokens every time; what they are does not change how long they take.
+std::vector<token_id> some_tokens(std::int32_t count, std::int32_t n_vocab) {
+  std::vector<token_id> ids;
+  std::uint32_t state = 1;
+  while (static_cast<std::int32_t>(ids.size()) < count) {
+    state = state * 1664525U + 1013904223U;
+    ids.push_back(static_cast<token_id>((state >> 8) % static_cast<std::uint32_t>(n_vocab)));
+  }
+  return ids;
+}
+
+double per_second(double count, double seconds) { return count / seconds; }
+
+std::string percent(double value) { return decimal(value, 1) + "%"; }
+
+std::string range(const spread& s, int digits) { return decimal(s.min, digits) + " - " + decimal(s.max, digits); }
+
+}  // namespace
+
+model_cost cost_of(const io::archive& file) {
+  model_cost cost;
+  const auto architecture = file.metadata().string("general.architecture");
+  const auto number = [&](const std::string& key) {
+    return static_cast<double>(file.metadata().integer(std::string(architecture.value_or("")) + key).value_or(0));
+  };
+  const double experts = number(".expert_count"), used = number(".expert_used_count");
+  const bool tied = file.find("output.weight") == nullptr;
+  double float_bytes = 0;
+  for (const io::tensor_info& t : file.tensors()) {
+    const bool embedding = t.name == "token_embd.weight", head = t.name == "output.weight";
+    const bool part = t.name.find("_exps.") != std::string::npos && experts > 0;
+    const double share = part ? used / experts : 1;
+    const double bytes = static_cast<double>(t.bytes) * share;
+    if (!embedding || tied) cost.read_bytes += bytes;
+    if (t.dims.rank() < 2 || embedding || head) continue;
+    cost.layer_weights += static_cast<double>(t.dims.elements()) * share;
+    const dtype_info* type = info(t.type);
+    float_bytes += type != nullptr && type->kind == dtype_kind::real ? bytes : -bytes;
+  }
+  cost.floats = float_bytes > 0;
+  return cost;
+}
+
+model_figures measure_model(const model& loaded, const model_cost& cost, const model_workload& work,
+                            const session_args& session_options_, std::size_t rotate, const interrupt& stop) {
+  const control quietly{{}, stop.token()};
+  const std::vector<token_id> prompt = some_tokens(work.prompt, loaded.info().n_vocab);
+  const std::vector<token_id> next = some_tokens(work.generate, loaded.info().n_vocab);
+  session_options options = session_options_.options();
+  options.n_ctx = work.depth + std::max(work.prompt, work.generate);
+  session sequence = loaded.new_session(options).value();
+  progress_bar bar("measuring");
+  const auto steps = static_cast<std::uint64_t>(work.repetitions) + 1;
+  std::uint64_t done = 0;
+  const auto advance = [&](const char* what) { bar.update(done, steps, what); };
+
+  advance("warming up");
+  if (work.depth > 0) sequence.prefill(some_tokens(work.depth, loaded.info().n_vocab), quietly).value();
+  const auto prefill = [&] { sequence.prefill(prompt, quietly).value(); };
+  const auto decode = [&](std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) sequence.decode(next[i], quietly).value();
+  };
+  model_figures f;
+  prefill();
+  const double pages = static_cast<double>((work.depth + work.prompt + 63) / 64);
+  const double position_bytes = static_cast<double>(sequence.kv_bytes()) / (pages * 64);
+  f.kv_bytes = position_bytes * (work.depth + 0.5 * work.generate);
+  const auto kept = static_cast<std::size_t>(work.depth);
+  sequence.truncate(kept).value();
+  decode(std::min<std::size_t>(next.size(), 8));
+  sequence.truncate(kept).value();
+  f.peak_rss = measure::peak_resident_bytes();
+
+  executor& pool = loaded.context().executor();
+  const buffer area = measure::make_area(pool, rotate).value();
+  measure::roof_meter meter(pool, loaded.context().isa().selected, area.bytes());
+  std::vector<double> prefills, firsts, decodes;
+  for (int i = 0; i < work.repetitions; ++i) {
+    ++done;
+    advance("prefill");
+    meter.measure();
+    token_id first = 0;
+    double read = 0;
+    firsts.push_back(timed([&] {
+      read = timed(prefill);
+      const std::span<const float> logits = sequence.logits();
+      first = static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    }));
+    prefills.push_back(per_second(work.prompt, read));
+    sequence.truncate(kept).value();
+    advance("decode");
+    meter.measure();
+    decodes.push_back(per_second(work.generate, timed([&] { decode(next.size()); })));
+    sequence.truncate(kept).value();
+  }
+  meter.measure();
+  f.prefill_tps = measure::spread_of(prefills);
+  f.decode_tps = measure::spread_of(decodes);
+  f.first_token = measure::spread_of(firsts);
+  f.roofs = meter.best();
+  f.median_read = meter.median_read();
+  const double operations = 2 * cost.layer_weights * f.prefill_tps.median;
+  f.pct_int8_peak = 100 * operations / f.roofs.int8;
+  f.pct_f32_peak = 100 * operations / f.roofs.f32;
+  f.pct_read_bw = 100 * cost.read_bytes * f.decode_tps.median / f.roofs.read;
+  f.pct_read_bw_with_kv = 100 * (cost.read_bytes + f.kv_bytes) * f.decode_tps.median / f.roofs.read;
+  return f;
+}
+
+temporary_file::temporary_file(const std::string& suffix)
+    : path_((std::filesystem::temp_directory_path() / ("flywheel-" + std::to_string(std::random_device{}()) + suffix))
+                .string()) {}
+
+temporary_file::~temporary_file() {
+  std::error_code ignored;
+  std::filesystem::remove(path_, ignored);
+}
+
+namespace {
+
+json spread_json(const spread& s, double scale = 1) {
+  return {{"min", s.min * scale}, {"median", s.median * scale}, {"max", s.max * scale}};
+}
+
+json model_json(const model_bench_args& args, const std::string& name, const model& loaded, const model_cost& cost,
+                double load, const model_figures& f) {
+  return {{"model", name},
+          {"type", loaded.info().weights},
+          {"threads", loaded.context().executor().concurrency()},
+          {"isa", loaded.context().isa().selected},
+          {"kv_type", args.session.kv_type},
+          {"depth", args.work.depth},
+          {"repetitions", args.work.repetitions},
+          {"prefill",
+           {{"tokens", args.work.prompt},
+            {"tps", f.prefill_tps.median},
+            {"pct_int8_peak", f.pct_int8_peak},
+            {"pct_f32_peak", f.pct_f32_peak},
+            {"tps_spread", spread_json(f.prefill_tps)}}},
+          {"decode",
+           {{"tokens", args.work.generate},
+            {"tps", f.decode_tps.median},
+            {"pct_read_bw", f.pct_read_bw},
+            {"pct_read_bw_with_kv", f.pct_read_bw_with_kv},
+            {"tps_spread", spread_json(f.decode_tps)}}},
+          {"first_token_ms", f.first_token.median * 1e3},
+          {"load_ms", load * 1e3},
+          {"peak_rss_bytes", f.peak_rss},
+          {"weights",
+           {{"layer_multiply_adds", cost.layer_weights},
+            {"read_bytes", cost.read_bytes},
+            {"packed_bytes", loaded.weight_bytes()},
+            {"kv_bytes_per_token", f.kv_bytes}}},
+          {"roofs",
+           {{"int8_ops_per_second", f.roofs.int8},
+            {"f32_ops_per_second", f.roofs.f32},
+            {"bf16_ops_per_second", f.roofs.bf16},
+            {"read_bytes_per_second", f.roofs.read},
+            {"median_read_bytes_per_second", f.median_read}}}};
+}
+
+void print_model(const model_bench_args& args, const std::string& name, const model& loaded, const model_cost& cost,
+                 double load, const model_figures& f) {
+  const unsigned threads = loaded.context().executor().concurrency();
+  print_line(bold(printable(name)) + ", weights mostly " + printable(loaded.info().weights) + ", " +
+             human_bytes(loaded.weight_bytes()) + " packed; " + std::to_string(threads) +
+             (threads == 1 ? " thread, " : " threads, ") + std::string(loaded.context().isa().selected) +
+             ", KV cache " + args.session.kv_type);
+  if (args.work.depth > 0) print_line("after " + grouped(args.work.depth) + " positions of context");
+  const auto right = table::align::right;
+  table rows({{""}, {"tokens", right}, {"tokens/s", right}, {"min - max", right}, {"of what the machine can do"}});
+  const std::string peak =
+      cost.floats ? percent(f.pct_f32_peak) + " of the f32 peak, " + decimal(f.roofs.f32 / 1e9, 0) + " GFLOP/s"
+                  : percent(f.pct_int8_peak) + " of the int8 dot peak, " + decimal(f.roofs.int8 / 1e9, 0) + " GOP/s";
+  rows.row({"prefill", grouped(args.work.prompt), decimal(f.prefill_tps.median, 1), range(f.prefill_tps, 1), peak});
+  std::string read = percent(f.pct_read_bw) + " of reading, " + decimal(f.roofs.read / 1e9, 1) + " GB/s";
+  if (f.pct_read_bw_with_kv - f.pct_read_bw >= 1)
+    read += " (" + percent(f.pct_read_bw_with_kv) + " with keys and values)";
+  rows.row({"decode", grouped(args.work.generate), decimal(f.decode_tps.median, 1), range(f.decode_tps, 1), read});
+  print("\n" + rows.text());
+  table more({{"first token"}, {decimal(f.first_token.median * 1e3, 1) + " ms", right}});
+  more.row({"load", decimal(load * 1e3, 0) + " ms"});
+  more.row({"peak memory", human_bytes(f.peak_rss)});
+  print("\n" + more.text());
+  print_line(
+      "\nMedians of " + std::to_string(args.work.repetitions) +
+      " repetitions against the best bursts of multiply-adds and of reading memory in between (median of" +
+      " reading: " + decimal(f.median_read / 1e9, 1) +
+      " GB/s). Prefill: 2 operations per layer weight and token. Decode: bytes of all weights but the embedding.");
+}
+
+}  // namespace
+
+int bench_model(model_bench_args args) {
+  const interrupt stop;
+  std::error_code ignored;
+  const model_shape* shape = find_model_shape(args.model.path);
+  if (std::filesystem::exists(args.model.path, ignored)) shape = nullptr;
+  if (shape == nullptr && args.type_given)
+    throw usage_error("--type", "is for shapes (" + model_shape_names() + "); a file has its types");
+  const std::string name = shape != nullptr          ? shape->name
+                           : args.model.path.empty() ? default_model_name()
+                                                     : std::filesystem::path(args.model.path).filename().string();
+  std::optional<temporary_file> made;
+  if (shape != nullptr) {
+    const dtype type = synthetic_type(args.type, *shape, "--type");
+    (void)args.model.make_context();  // what is wrong with the command line is said before writing
+    made.emplace(".gguf");
+    write_synthetic(*shape, type, made->path(), 1, stop);
+    args.model.path = made->path();
+  }
+  model_cost cost;
+  model loaded;
+  double load = 0;
+  {
+    load = timed([&] { loaded = args.model.open(stop); });
+    const std::span<const std::byte> built_in = default_model();
+    cost = cost_of(args.model.path.empty() ? io::archive::open(built_in).value()
+                                           : io::archive::open(std::filesystem::path(args.model.path)).value());
+  }
+  const model_figures f =
+      measure_model(loaded, cost, args.work, args.session, static_cast<std::size_t>(args.rotate_mib) << 20, stop);
+  if (args.json)
+    print_line(dump(model_json(args, name, loaded, cost, load, f)));
+  else
+    print_model(args, name, loaded, cost, load, f);
+  return success;
+}
+
+}  // namespace flywheel::cli
