@@ -61,8 +61,8 @@ class matmul_workload {
   buffer preparation_;           ///< One for all, then one per worker.
 };
 
-/// Seconds per product: the median and extremes of repetitions that together take about `seconds`, at least three. The
-/// caller runs it once before, so that everything is there.
+/// Seconds per product: the median and extremes of a dozen or more repetitions that take `seconds` or more, up to four
+/// times as long if they are slow; at least three. The caller runs it once before, so that everything is there.
 [[nodiscard]] spread time_products(matmul_workload& work, std::int64_t m, double seconds,
                                    std::size_t prefetch_bytes = kernels::matmul_args{}.prefetch_bytes);
 

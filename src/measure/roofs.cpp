@@ -39,7 +39,7 @@ double roof_meter::burst(function_ref<double(unsigned)> body) const {
     return units * threads / time;
   }
   // All begin at once, and waking them up does not count.
-  detail::barrier together(threads);
+  detail::barrier together(threads, 200000);
   double units = 0, time = 0;
   pool_->run(threads, [&](unsigned t) {
     together.arrive_and_wait();

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "flywheel/core/isa.hpp"
 #include "flywheel/core/tensor.hpp"
 #include "flywheel/formats/formats.hpp"
 #include "kernels/registry.hpp"

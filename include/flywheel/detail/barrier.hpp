@@ -13,7 +13,9 @@ namespace flywheel::inline v0::detail {
 /// meant for bodies that arrive at nearly the same time, and stays correct when the system takes a core away.
 class barrier {
  public:
-  explicit barrier(std::uint32_t participants) noexcept : participants_(participants) {}
+  /// `spins`: how long to wait before yielding; more only where being slow matters more than the other programs do.
+  explicit barrier(std::uint32_t participants, std::uint32_t spins = 1000) noexcept
+      : participants_(participants), spins_(spins) {}
   barrier(const barrier&) = delete;
   barrier& operator=(const barrier&) = delete;
 
@@ -27,21 +29,20 @@ class barrier {
       return;
     }
     for (std::uint32_t i = 0; phase_.load(std::memory_order_acquire) == phase; ++i) {
-      if (i < spins) {
+      if (i < spins_) {
         pause();
       } else {
         yield();
-        i = spins;  // never wraps round to spinning
+        i = spins_;  // never wraps round to spinning
       }
     }
   }
 
  private:
-  static constexpr std::uint32_t spins = 1000;
   // Arrivals and waiting touch different lines, so that waiters do not slow the late ones down.
   alignas(64) std::atomic<std::uint32_t> arrived_{0};
   alignas(64) std::atomic<std::uint32_t> phase_{0};
-  const std::uint32_t participants_;
+  const std::uint32_t participants_, spins_;
 };
 
 }  // namespace flywheel::inline v0::detail

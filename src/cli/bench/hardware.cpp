@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
+#include <cstdio>
+#include <iterator>
 #include <span>
 
 #include "cli/bench/model.hpp"
@@ -33,8 +34,10 @@ std::string type_of(dtype type) { return lower(to_string(type)); }
 std::vector<dtype> chosen_formats(const hardware_bench_args& args) {
   const std::vector<dtype> known = measure::product_formats();
   if (args.only.empty()) {
-    if (!args.quick) return known;
-    return {std::begin(quick_formats), std::end(quick_formats)};
+    if (args.quick) return {std::begin(quick_formats), std::end(quick_formats)};
+    std::vector<dtype> usual;
+    std::copy_if(known.begin(), known.end(), std::back_inserter(usual), [](dtype t) { return t != dtype::f64; });
+    return usual;
   }
   std::vector<dtype> chosen;
   for (const std::string& name : args.only) {
@@ -100,7 +103,7 @@ speed run_model(dtype type, const hardware_bench_args& args, const interrupt& st
   how.isa = args.isa;
   const model loaded = how.open(stop);
   model_workload work;
-  work.repetitions = 3;
+  work.repetitions = 1;  // the whole report is to take a minute
   const model_figures f = measure_model(loaded, cost_of(io::archive::open(std::filesystem::path(file.path())).value()),
                                         work, session_args{}, static_cast<std::size_t>(args.rotate_mib) << 20, stop);
   return {type, f.prefill_tps.median, f.decode_tps.median};
@@ -239,7 +242,7 @@ void print_products(const hardware_report& r, product_shape shape) {
   const auto padded = [](std::string text, std::size_t width) {
     return std::string(width - std::min(width, display_width(text)), ' ') + text;
   };
-  for (const std::int64_t m : columns) header += padded("M = " + std::to_string(m), 15);
+  for (const std::int64_t m : columns) header += padded("M = " + std::to_string(m), 16);
   header += padded("GB/s", 8) + padded("GOP/s", 8) + padded("error", 9);
   print_line(header);
   for (std::size_t i = 0; i < r.products.size();) {

@@ -64,11 +64,11 @@ model_cost cost_of(const io::archive& file) {
 }
 
 model_figures measure_model(const model& loaded, const model_cost& cost, const model_workload& work,
-                            const session_args& session_options_, std::size_t rotate, const interrupt& stop) {
+                            const session_args& cache, std::size_t rotate, const interrupt& stop) {
   const control quietly{{}, stop.token()};
   const std::vector<token_id> prompt = some_tokens(work.prompt, loaded.info().n_vocab);
   const std::vector<token_id> next = some_tokens(work.generate, loaded.info().n_vocab);
-  session_options options = session_options_.options();
+  session_options options = cache.options();
   options.n_ctx = work.depth + std::max(work.prompt, work.generate);
   session sequence = loaded.new_session(options).value();
   progress_bar bar("measuring");

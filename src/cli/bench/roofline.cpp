@@ -16,9 +16,14 @@ using measure::product_figures;
 constexpr double width = 1280, height = 800, left = 250, top = 90, plot_width = 740, plot_height = 600;
 constexpr double line_height = 15;
 
-/// Colours that differ in hue and lightness; the twelve of Krzywinski's palette for colour blindness, darkened.
-constexpr const char* colours[] = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2",
-                                   "#17a2b8", "#7f7f0e", "#4b0082", "#006d5b", "#b8860b", "#5f6b7a"};
+/// More formats than this are drawn without paths and numbers of rows, which would cover each other.
+constexpr std::size_t few_formats = 8;
+
+/// Hues a golden angle apart, dark and darker in turns: neighbours in the list differ most.
+std::string colour_of(std::size_t i) {
+  return "hsl(" + decimal(std::fmod(210 + 137.508 * static_cast<double>(i), 360), 0) + ",70%," +
+         (i % 2 == 0 ? "45%" : "32%") + ")";
+}
 
 struct point {
   double x, y;
@@ -28,7 +33,7 @@ struct label {
   double at;  ///< y of the point it belongs to.
   point target;
   std::string text;
-  const char* colour;
+  std::string colour;
   double y = 0;  ///< Where it is written.
 };
 
@@ -85,9 +90,8 @@ class drawing {
     }
     const roofs_t& roofs = report.best();
     const double most_y = std::max({roofs.int8, roofs.f32, roofs.bf16});
-    const auto below = [](double v) { return std::pow(10, std::floor(std::log10(v))); };
-    x_ = {below(least_x), below(most_x * 1.2) * 10, left, plot_width};
-    y_ = {below(least_y), std::max(below(most_y * 1.2) * 10, below(least_y) * 10), top + plot_height, -plot_height};
+    x_ = {least_x / 2, most_x * 2, left, plot_width};
+    y_ = {least_y / 2, std::max(most_y * 1.6, least_y * 10), top + plot_height, -plot_height};
   }
 
   std::string svg() {
@@ -96,8 +100,8 @@ class drawing {
            "\" font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" "
            "fill=\"white\"/>\n";
     axes();
-    roofs();
     products();
+    roofs();
     heading();
     return out_ + "</svg>\n";
   }
@@ -110,19 +114,20 @@ class drawing {
 
   void axes() {
     const auto ticks = [&](const scale& s, auto draw) {
-      for (double decade = s.low; decade <= s.high * 1.001; decade *= 10)
-        for (int digit = 1; digit < 10 && decade * digit <= s.high * 1.001; ++digit) draw(decade * digit, digit == 1);
+      for (double decade = std::pow(10, std::floor(std::log10(s.low))); decade <= s.high; decade *= 10)
+        for (int digit = 1; digit < 10; ++digit)
+          if (decade * digit >= s.low && decade * digit <= s.high) draw(decade * digit, digit);
     };
-    ticks(x_, [&](double v, bool whole) {
-      out_ += line({x_(v), top}, {x_(v), top + plot_height}, whole ? "stroke=\"#ccc\"" : "stroke=\"#eee\"");
-      if (whole)
+    ticks(x_, [&](double v, int digit) {
+      out_ += line({x_(v), top}, {x_(v), top + plot_height}, digit == 1 ? "stroke=\"#ccc\"" : "stroke=\"#eee\"");
+      if (digit == 1 || digit == 2 || digit == 5)
         out_ += words({x_(v), top + plot_height + 18}, v < 1 ? decimal(v, v < 0.1 ? 2 : 1) : decimal(v, 0),
                       "text-anchor=\"middle\" fill=\"#444\"");
     });
-    ticks(y_, [&](double v, bool whole) {
-      out_ += line({left, y_(v)}, {left + plot_width, y_(v)}, whole ? "stroke=\"#ccc\"" : "stroke=\"#eee\"");
-      if (whole)
-        out_ += words({left + 4, y_(v) + (v > y_.high * 0.99 ? 13 : -3)},
+    ticks(y_, [&](double v, int digit) {
+      out_ += line({left, y_(v)}, {left + plot_width, y_(v)}, digit == 1 ? "stroke=\"#ccc\"" : "stroke=\"#eee\"");
+      if (digit == 1 || digit == 2 || digit == 5)
+        out_ += words({left + 4, y_(v) - 3},
                       v < 1e12 ? decimal(v / 1e9, v < 1e9 ? 2 : 0) + " G" : decimal(v / 1e12, 0) + " T",
                       "fill=\"#888\" font-size=\"11\"");
     });
@@ -166,10 +171,13 @@ class drawing {
 
   void products() {
     std::vector<label> few, many;
+    std::size_t formats = 1;
+    for (std::size_t i = 1; i < points_.size(); ++i) formats += points_[i]->weight != points_[i - 1]->weight;
+    const bool crowded = formats > few_formats;
     std::size_t colour = 0;
     for (std::size_t i = 0; i < points_.size(); ++colour) {
       const dtype type = points_[i]->weight;
-      const char* paint = colours[colour % std::size(colours)];
+      const std::string paint = colour_of(colour);
       std::string path;
       const std::size_t first = i;
       for (; i < points_.size() && points_[i]->weight == type; ++i) {
@@ -179,10 +187,12 @@ class drawing {
         out_ += "<circle" + attribute("cx", at.x) + attribute("cy", at.y) + " r=\"3.5\" fill=\"" + paint +
                 "\"><title>" + p.kernel + ", M = " + std::to_string(p.m) + ": " + decimal(rate(p) / 1e9, 1) +
                 " GOP/s, " + decimal(p.pct_roof(), 0) + "% of the roof</title></circle>\n";
-        out_ += words({at.x, at.y + 13}, std::to_string(p.m),
-                      std::string("font-size=\"8\" text-anchor=\"middle\" fill=\"") + paint + "\"");
+        if (!crowded)
+          out_ += words({at.x, at.y + 13}, std::to_string(p.m),
+                        std::string("font-size=\"8\" text-anchor=\"middle\" fill=\"") + paint + "\"");
       }
-      out_ += "<polyline points=\"" + path + "\" fill=\"none\" stroke=\"" + paint + "\" stroke-opacity=\"0.4\"/>\n";
+      if (!crowded)
+        out_ += "<polyline points=\"" + path + "\" fill=\"none\" stroke=\"" + paint + "\" stroke-opacity=\"0.4\"/>\n";
       const auto tell = [&](const product_figures& p, std::vector<label>& side) {
         const point at = place(intensity(p), rate(p));
         const std::string figure = p.memory_bound() ? decimal(p.bytes / p.seconds.min / 1e9, 1) + " GB/s"
@@ -217,10 +227,10 @@ class drawing {
                       std::to_string(report_.threads) + (report_.threads == 1 ? " thread" : " threads"),
                   "font-size=\"18\" font-weight=\"bold\" fill=\"#111\"");
     out_ += words({24, 54},
-                  "Products of M rows (small numbers) with weights [" + std::to_string(first.shape.n) + ", " +
+                  "Products of M rows with weights [" + std::to_string(first.shape.n) + ", " +
                       std::to_string(first.shape.k) +
                       "], best repetition. Black: roofs, best burst of the run. "
-                      "Percent: of the lower roof at that point.",
+                      "Percent: of the lower roof there. Left: fewest rows, right: most.",
                   "fill=\"#444\"");
     legend();
   }
@@ -234,8 +244,8 @@ class drawing {
     for (std::size_t i = 0; i < types.size(); ++i) {
       const double x = 60 + static_cast<double>(i % per_row) * 118;
       const double y = top + plot_height + 62 + static_cast<double>(i / per_row) * 18;
-      out_ += "<circle" + attribute("cx", x) + attribute("cy", y) + " r=\"4\" fill=\"" +
-              colours[i % std::size(colours)] + "\"/>\n" + words({x + 9, y + 4}, short_type(types[i]), "fill=\"#222\"");
+      out_ += "<circle" + attribute("cx", x) + attribute("cy", y) + " r=\"4\" fill=\"" + colour_of(i) + "\"/>\n" +
+              words({x + 9, y + 4}, short_type(types[i]), "fill=\"#222\"");
     }
   }
 
