@@ -1,4 +1,4 @@
-// OpenBLAS: f32.
+// OpenBLAS: f32. The name tells which processor it takes this one for: it may guess low, OPENBLAS_CORETYPE corrects it.
 #include <cblas.h>
 
 #include <memory>
@@ -15,7 +15,8 @@ struct matrices {
 }  // namespace
 
 void add_openblas(std::vector<peer>& all) {
-  all.push_back({"openblas_f32", false, [](int threads, std::int64_t m, std::int64_t n, std::int64_t k) {
+  all.push_back({std::string("openblas_f32_") + openblas_get_corename(), false,
+                 [](int threads, std::int64_t m, std::int64_t n, std::int64_t k) {
                    const auto p = std::make_shared<matrices>();
                    p->x.resize(static_cast<std::size_t>(m * k), 0.5f);
                    p->w.resize(static_cast<std::size_t>(n * k), 0.25f);

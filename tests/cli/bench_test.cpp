@@ -71,7 +71,9 @@ TEST_CASE("bench model measures a file") {
     CHECK(spread.at("min") > 0);
   }
   CHECK(j.at("prefill").at("pct_int8_peak") > 0);
+  CHECK(j.at("prefill").at("pct_int8_peak_best") >= j.at("prefill").at("pct_int8_peak"));
   CHECK(j.at("decode").at("pct_read_bw") > 0);
+  CHECK(j.at("decode").at("pct_read_bw_best") >= j.at("decode").at("pct_read_bw"));
   CHECK(j.at("decode").at("pct_read_bw_with_kv") > j.at("decode").at("pct_read_bw"));
   CHECK(j.at("first_token_ms") > 0);
   CHECK(j.at("load_ms") > 0);

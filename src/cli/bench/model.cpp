@@ -35,6 +35,14 @@ double per_second(double count, double seconds) { return count / seconds; }
 
 std::string percent(double value) { return decimal(value, 1) + "%"; }
 
+/// A percentage of the median as one of the best repetition.
+double of_best(double pct, const spread& tps) { return pct * tps.max / tps.median; }
+
+/// "38.4% (best 40.1%)"
+std::string percent(double value, const spread& tps) {
+  return percent(value) + " (best " + percent(of_best(value, tps)) + ")";
+}
+
 std::string range(const spread& s, int digits) { return decimal(s.min, digits) + " - " + decimal(s.max, digits); }
 
 }  // namespace
@@ -157,12 +165,14 @@ json model_json(const model_bench_args& args, const std::string& name, const mod
            {{"tokens", args.work.prompt},
             {"tps", f.prefill_tps.median},
             {"pct_int8_peak", f.pct_int8_peak},
+            {"pct_int8_peak_best", of_best(f.pct_int8_peak, f.prefill_tps)},
             {"pct_f32_peak", f.pct_f32_peak},
             {"tps_spread", spread_json(f.prefill_tps)}}},
           {"decode",
            {{"tokens", args.work.generate},
             {"tps", f.decode_tps.median},
             {"pct_read_bw", f.pct_read_bw},
+            {"pct_read_bw_best", of_best(f.pct_read_bw, f.decode_tps)},
             {"pct_read_bw_with_kv", f.pct_read_bw_with_kv},
             {"tps_spread", spread_json(f.decode_tps)}}},
           {"first_token_ms", f.first_token.median * 1e3},
@@ -191,13 +201,14 @@ void print_model(const model_bench_args& args, const std::string& name, const mo
   if (args.work.depth > 0) print_line("after " + grouped(args.work.depth) + " positions of context");
   const auto right = table::align::right;
   table rows({{""}, {"tokens", right}, {"tokens/s", right}, {"min - max", right}, {"of what the machine can do"}});
-  const std::string peak =
-      cost.floats ? percent(f.pct_f32_peak) + " of the f32 peak, " + decimal(f.roofs.f32 / 1e9, 0) + " GFLOP/s"
-                  : percent(f.pct_int8_peak) + " of the int8 dot peak, " + decimal(f.roofs.int8 / 1e9, 0) + " GOP/s";
+  const std::string peak = cost.floats ? percent(f.pct_f32_peak, f.prefill_tps) + " of the f32 peak, " +
+                                             decimal(f.roofs.f32 / 1e9, 0) + " GFLOP/s"
+                                       : percent(f.pct_int8_peak, f.prefill_tps) + " of the int8 dot peak, " +
+                                             decimal(f.roofs.int8 / 1e9, 0) + " GOP/s";
   rows.row({"prefill", grouped(args.work.prompt), decimal(f.prefill_tps.median, 1), range(f.prefill_tps, 1), peak});
-  std::string read = percent(f.pct_read_bw) + " of reading, " + decimal(f.roofs.read / 1e9, 1) + " GB/s";
+  std::string read = percent(f.pct_read_bw, f.decode_tps) + " of reading, " + decimal(f.roofs.read / 1e9, 1) + " GB/s";
   if (f.pct_read_bw_with_kv - f.pct_read_bw >= 1)
-    read += " (" + percent(f.pct_read_bw_with_kv) + " with keys and values)";
+    read += "; " + percent(f.pct_read_bw_with_kv) + " with keys and values";
   rows.row({"decode", grouped(args.work.generate), decimal(f.decode_tps.median, 1), range(f.decode_tps, 1), read});
   print("\n" + rows.text());
   table more({{"first token"}, {decimal(f.first_token.median * 1e3, 1) + " ms", right}});
@@ -206,8 +217,8 @@ void print_model(const model_bench_args& args, const std::string& name, const mo
   print("\n" + more.text());
   print_line(
       "\nMedians of " + std::to_string(args.work.repetitions) +
-      " repetitions against the best bursts of multiply-adds and of reading memory in between (median of" +
-      " reading: " + decimal(f.median_read / 1e9, 1) +
+      " repetitions against the best bursts of multiply-adds and of reading in between (median of reading:\n" +
+      decimal(f.median_read / 1e9, 1) +
       " GB/s). Prefill: 2 operations per layer weight and token. Decode: bytes of all weights but the embedding.");
 }
 
