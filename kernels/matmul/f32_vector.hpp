@@ -6,6 +6,12 @@
 namespace flywheel::inline v0::kernels {
 namespace {
 
+/// Vectors whose multiply-add takes a factor from any lane: rows share a load, and nothing is broadcast.
+template <class S>
+concept has_lanes = requires(typename S::floats x) {
+  S::template fma_lane<0>(x, x, x);
+};
+
 /// Tiles of six rows by two vectors of columns: 12 accumulators, which leaves registers for weights and activations.
 /// Where there are 32 registers two tiles at once, which halves the loads of weights.
 template <class S>
@@ -25,6 +31,23 @@ struct f32_tiles {
       return S::load_bf16(w + v * S::width * 2);
   }
 
+  template <int R, int Row>
+  [[gnu::always_inline]] static inline void rows(const float* x, V w0, V w1, V (*acc)[2]) {
+    if constexpr (Row < R) {
+      constexpr int together = R - Row < 4 ? R - Row : 4;
+      lanes<together, 0>(S::template load_first<together>(x + Row), w0, w1, acc + Row);
+      rows<R, Row + together>(x, w0, w1, acc);
+    }
+  }
+  template <int N, int Lane>
+  [[gnu::always_inline]] static inline void lanes(V a, V w0, V w1, V (*acc)[2]) {
+    if constexpr (Lane < N) {
+      acc[Lane][0] = S::template fma_lane<Lane>(w0, a, acc[Lane][0]);
+      acc[Lane][1] = S::template fma_lane<Lane>(w1, a, acc[Lane][1]);
+      lanes<N, Lane + 1>(a, w0, w1, acc);
+    }
+  }
+
   /// x: [Tiles][length][R], tiles `tile_stride` floats apart. One chain of fused multiply-adds over k per element,
   /// whatever R and Tiles.
   template <dtype W, int R, int Tiles = 1>
@@ -42,11 +65,16 @@ struct f32_tiles {
         }
       const V w0 = load<W>(w, 0);
       const V w1 = load<W>(w, 1);
+      if constexpr (has_lanes<S>) {
+#pragma GCC unroll 2
+        for (int tile = 0; tile < Tiles; ++tile) rows<R, 0>(x + tile * tile_stride, w0, w1, acc + tile * R);
+      } else {
 #pragma GCC unroll 16
-      for (int r = 0; r < Tiles * R; ++r) {
-        const V a = S::set1(x[r / R * tile_stride + r % R]);
-        acc[r][0] = S::fma(a, w0, acc[r][0]);
-        acc[r][1] = S::fma(a, w1, acc[r][1]);
+        for (int r = 0; r < Tiles * R; ++r) {
+          const V a = S::set1(x[r / R * tile_stride + r % R]);
+          acc[r][0] = S::fma(a, w0, acc[r][0]);
+          acc[r][1] = S::fma(a, w1, acc[r][1]);
+        }
       }
     }
 #pragma GCC unroll 16

@@ -4,6 +4,13 @@
 
 #include "kernels/roof/roof.hpp"
 
+/// The constraint of a vector register in inline assembly.
+#if defined(__aarch64__)
+#  define FLYWHEEL_VECTOR "w"
+#else
+#  define FLYWHEEL_VECTOR "v"
+#endif
+
 namespace flywheel::inline v0::kernels {
 namespace {
 
@@ -21,12 +28,12 @@ template <class V, class Step>
   chains<V> all(start);
   const auto next = [&](V & x) __attribute__((always_inline)) {
     x = step(x, p, q);
-    asm volatile("" : "+v"(x));
+    asm volatile("" : "+" FLYWHEEL_VECTOR(x));
   };
   for (std::int64_t round = 0; round < rounds; ++round) {
     next(all.a), next(all.b), next(all.c), next(all.d), next(all.e), next(all.f);
     next(all.g), next(all.h), next(all.i), next(all.j), next(all.k), next(all.l);
-    asm volatile("" : "+v"(p), "+v"(q));
+    asm volatile("" : "+" FLYWHEEL_VECTOR(p), "+" FLYWHEEL_VECTOR(q));
   }
 }
 
@@ -48,9 +55,11 @@ double read_burst(const std::byte* data, std::size_t bytes) {
   for (const std::byte* const end = data + bytes; data < end; data += 4 * step) {
     add(a, data), add(b, data + step), add(c, data + 2 * step), add(d, data + 3 * step);
   }
-  asm volatile("" : : "v"(a), "v"(b), "v"(c), "v"(d));
+  asm volatile("" : : FLYWHEEL_VECTOR(a), FLYWHEEL_VECTOR(b), FLYWHEEL_VECTOR(c), FLYWHEEL_VECTOR(d));
   return static_cast<double>(bytes);
 }
 
 }  // namespace
 }  // namespace flywheel::inline v0::kernels
+
+#undef FLYWHEEL_VECTOR

@@ -1,0 +1,22 @@
+#include "kernels/simd_neon.hpp"
+//
+#include "kernels/activation/vector.hpp"
+#include "kernels/declare.hpp"
+
+namespace flywheel::inline v0::kernels {
+
+void glu_arm64_dotprod(activation kind, const float* gate, const float* up, std::int64_t n, float* y) {
+  element_wise<simd>::glu(kind, gate, up, n, y);
+}
+void activate_arm64_dotprod(activation kind, const float* x, std::int64_t n, float* y) {
+  element_wise<simd>::activate(kind, x, n, y);
+}
+void add_arm64_dotprod(const float* a, const float* b, std::int64_t n, float* y) {
+  element_wise<simd>::add(a, b, n, y);
+}
+void scaled_add_arm64_dotprod(const float* x, float s, std::int64_t n, float* y) {
+  element_wise<simd>::scaled_add(x, s, n, y);
+}
+void scale_arm64_dotprod(const float* x, float s, std::int64_t n, float* y) { element_wise<simd>::scale(x, s, n, y); }
+
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,18 @@
+#include "kernels/simd_neon.hpp"
+//
+#include "kernels/convert/vector.hpp"
+#include "kernels/declare.hpp"
+
+namespace flywheel::inline v0::kernels {
+
+void f32_to_f16_arm64_dotprod(const float* x, std::int64_t n, std::uint16_t* out) {
+  conversion<simd>::f32_to_f16(x, n, out);
+}
+void to_f32_f16_arm64_dotprod(const std::byte* row, std::int64_t n, float* out) {
+  conversion<simd>::f16_to_f32(row, n, out);
+}
+void to_f32_bf16_arm64_dotprod(const std::byte* row, std::int64_t n, float* out) {
+  conversion<simd>::bf16_to_f32(row, n, out);
+}
+
+}  // namespace flywheel::inline v0::kernels
