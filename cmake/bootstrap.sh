@@ -87,7 +87,7 @@ apt_candidate() {
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 bootstrap_apt() {
-  local missing=() package cxx_missing=0 clang_missing=0
+  local missing=() arm64_missing=() package cxx_missing=0 clang_missing=0
   local wanted=(pkg-config libpcre2-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev libtbb-dev)
   # Tools count wherever they come from.
   have cmake || missing+=(cmake)
@@ -97,15 +97,20 @@ bootstrap_apt() {
   if [ $tests = 1 ]; then wanted+=(catch2); fi
   if [ $bench = 1 ]; then wanted+=(libbenchmark-dev); fi
   if [ $peers = 1 ]; then wanted+=(libdnnl-dev libopenblas-dev libeigen3-dev); fi
-  if [ $arm64 = 1 ]; then wanted+=(g++-aarch64-linux-gnu qemu-user); fi
   if [ $clang = 1 ] && [ -z "$(which_clang)" ]; then clang_missing=1; fi
   for package in "${wanted[@]}"; do apt_installed "$package" || missing+=("$package"); done
-  if [ ${#missing[@]} = 0 ] && [ $cxx_missing = 0 ] && [ $clang_missing = 0 ]; then return; fi
+  if [ $arm64 = 1 ]; then
+    have aarch64-linux-gnu-g++ || arm64_missing+=(g++-aarch64-linux-gnu)
+    have qemu-aarch64 || have qemu-aarch64-static || arm64_missing+=(qemu-user)
+  fi
+  if [ ${#missing[@]} = 0 ] && [ ${#arm64_missing[@]} = 0 ] && [ $cxx_missing = 0 ] && [ $clang_missing = 0 ]; then
+    return
+  fi
 
   if [ "$(id -u)" != 0 ] && ! have sudo && [ $dry = 0 ]; then
     [ $cxx_missing = 0 ] || missing+=(g++)
     [ $clang_missing = 0 ] || missing+=("clang-$min_clang" "libclang-rt-$min_clang-dev")
-    fail "neither root nor sudo; as root, run: apt-get install ${missing[*]}"
+    fail "neither root nor sudo; as root, run: apt-get install ${missing[*]} ${arm64_missing[*]}"
   fi
   export DEBIAN_FRONTEND=noninteractive
   local log; log=$(mktemp)
@@ -137,6 +142,11 @@ bootstrap_apt() {
     done
     [ $found = 1 ] || say "bootstrap: this release has no clang $min_clang or later; going on without the second compiler" >&2
   fi
+  for package in "${arm64_missing[@]}"; do
+    if apt_candidate "$package"; then missing+=("$package"); else
+      say "bootstrap: this release has no $package; going on without running arm64 kernels" >&2
+    fi
+  done
   if [ ${#missing[@]} = 0 ]; then return; fi
 
   if [ $dry = 1 ]; then say "bootstrap: would install: ${missing[*]}"; return; fi

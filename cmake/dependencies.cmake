@@ -1,14 +1,15 @@
 # Third-party libraries. All are private: none appears in a public header.
-find_package(nlohmann_json REQUIRED)  # headers only, used while compiling
+set(FLYWHEEL_LIBRARIES "")
+if(NOT FLYWHEEL_KERNELS_ONLY)
+  find_package(nlohmann_json REQUIRED)  # headers only, used while compiling
 
-# PCRE2 (pre-tokenizer expressions), utf8proc (Unicode normalisation)
-include(${CMAKE_CURRENT_LIST_DIR}/third_party.cmake)
-if(FLYWHEEL_MISSING)
-  message(FATAL_ERROR "flywheel needs ${FLYWHEEL_MISSING}; cmake/bootstrap.sh installs what is missing")
+  # PCRE2 (pre-tokenizer expressions), utf8proc (Unicode normalisation)
+  include(${CMAKE_CURRENT_LIST_DIR}/third_party.cmake)
+  if(FLYWHEEL_MISSING)
+    message(FATAL_ERROR "flywheel needs ${FLYWHEEL_MISSING}; cmake/bootstrap.sh installs what is missing")
+  endif()
+  set(FLYWHEEL_LIBRARIES $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> flywheel_private::pcre2 flywheel_private::utf8proc)
 endif()
-
-set(FLYWHEEL_PCRE2 flywheel_private::pcre2)
-set(FLYWHEEL_UTF8PROC flywheel_private::utf8proc)
 
 if(NOT FLYWHEEL_SERIAL)
   set(THREADS_PREFER_PTHREAD_FLAG ON)
@@ -19,8 +20,7 @@ if(NOT FLYWHEEL_SERIAL)
 endif()
 
 function(flywheel_link_dependencies target)
-  target_link_libraries(${target} PRIVATE
-    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> ${FLYWHEEL_PCRE2} ${FLYWHEEL_UTF8PROC})
+  target_link_libraries(${target} PRIVATE ${FLYWHEEL_LIBRARIES})
   if(FLYWHEEL_SERIAL)
     target_compile_definitions(${target} PRIVATE FLYWHEEL_SERIAL=1)
   else()

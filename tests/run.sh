@@ -15,24 +15,27 @@ Installs what is missing (cmake/bootstrap.sh), builds under build-test/ with war
   asan      the whole suite under AddressSanitizer and UndefinedBehaviorSanitizer
   tsan      core, kernels, device, model and measure under ThreadSanitizer
   serial    the build without threads, oneTBB and mmap: tests of core, formats, io and text
---all runs every job. A job that cannot run here (no second compiler) is reported as skipped, never as passed.
+  arm64     core and kernels cross-compiled for arm64, their tests in qemu-user
+--all runs every job. A job that cannot run here (no second compiler, no emulator) is reported as skipped, never as passed.
 The last lines say for each job what happened and how long it took; the exit code is 0 when none failed.
 TEXT
 }
 
-all_jobs="release install clang asan tsan serial"
+all_jobs="release install clang asan tsan serial arm64"
 jobs=""
 for argument in "$@"; do
   case $argument in
     --all) jobs=$all_jobs ;;
     -h|--help) usage; exit 0 ;;
-    release|install|clang|asan|tsan|serial) jobs="$jobs $argument" ;;
+    release|install|clang|asan|tsan|serial|arm64) jobs="$jobs $argument" ;;
     *) usage >&2; exit 2 ;;
   esac
 done
 [ -n "$jobs" ] || jobs="release install"
 
-case " $jobs " in *" clang "*|*" asan "*|*" tsan "*) groups="--tests --clang" ;; *) groups="--tests" ;; esac
+groups="--tests"
+case " $jobs " in *" clang "*|*" asan "*|*" tsan "*) groups="$groups --clang" ;; esac
+case " $jobs " in *" arm64 "*) groups="$groups --arm64" ;; esac
 # shellcheck disable=SC2086
 cmake/bootstrap.sh $groups || exit 1
 cxx=$(cmake/bootstrap.sh --which-cxx)
@@ -57,6 +60,9 @@ suite() {  # suite NAME CTEST-OPTIONS...
   (cd "$root/build-test/$name" && ctest --output-on-failure --no-tests=error -j "$cores" "$@" </dev/null)
 }
 
+# Why a job cannot run here; the job then returns 77.
+skip() { skipped=$1; return 77; }
+
 # Sources are compiled one by one in the first job, which shows that each has the includes it needs, and several at once
 # in the others, which takes half the time.
 unity=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=6)
@@ -69,7 +75,7 @@ job_install() {
     tests/install/run.sh "$root/build-test/release" "$root/build-test/install" "$cxx" "$clang"
 }
 job_clang() {
-  [ -n "$clang" ] || return 77
+  [ -n "$clang" ] || skip "no clang 16 or later here" || return
   configure clang "$clang" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release && build clang all && suite clang
 }
 job_asan() {
@@ -89,18 +95,31 @@ job_serial() {
     -DFLYWHEEL_BUILD_CLI=OFF && build serial flywheel test-core test-formats test-io test-text &&
     suite serial -R '^(core|formats|io|text)$'
 }
+job_arm64() {
+  local compiler=aarch64-linux-gnu-g++
+  [ "$(uname -m)" != aarch64 ] || skip "this is an arm64 machine, on which the other jobs run these tests" || return
+  command -v $compiler >/dev/null || skip "no $compiler here" || return
+  command -v qemu-aarch64 qemu-aarch64-static >/dev/null || skip "no qemu-user here" || return
+  # Catch2 2 is a header, Catch2 3 a library of the target's.
+  [ -e /usr/include/catch2/catch.hpp ] || [ -e /usr/lib/aarch64-linux-gnu/cmake/Catch2 ] ||
+    skip "no Catch2 for arm64 here" || return
+  configure arm64 $compiler "${unity[@]}" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_KERNELS_ONLY=ON \
+    -DCMAKE_TOOLCHAIN_FILE="$root/cmake/toolchains/aarch64-linux-gnu.cmake" &&
+    build arm64 flywheel test-core test-kernels && suite arm64 -R '^(core|kernels|odr)$'
+}
 
 mkdir -p build-test
 report="" failed=0
 for job in $jobs; do
   printf '\n==== %s\n' "$job"
   start=$SECONDS
+  skipped="of its own accord"
   "job_$job"
   code=$?
   took=$((SECONDS - start))
   case $code in
     0) outcome=passed ;;
-    77) outcome="skipped: no clang 16 or later here" ;;
+    77) outcome="skipped: $skipped" ;;
     *) outcome=FAILED failed=1 ;;
   esac
   report="$report$(printf '%-8s %4d s  %s' "$job" "$took" "$outcome")"$'\n'
