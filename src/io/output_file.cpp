@@ -70,11 +70,17 @@ std::string unlikely_name(const void* salt, unsigned attempt) {
 result<output_file> output_file::create(const std::filesystem::path& path) {
   output_file file;
   file.path_ = path;
-  file.folder_ = path.parent_path();
   file.where_ = path.string();
   std::error_code ignored;
-  if (path.filename().empty() || std::filesystem::is_directory(path, ignored))
+  const auto status = std::filesystem::status(path, ignored);
+  if (path.filename().empty() || std::filesystem::is_directory(status))
     return error{errc::invalid_argument, "this is a folder, not the name of a file to write", file.where_};
+  // Renaming over a device or a pipe would destroy it.
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    return error{errc::invalid_argument, "this is not a regular file; give the name of one", file.where_};
+  // A link stays: the file it leads to is replaced.
+  if (auto target = std::filesystem::canonical(path, ignored); !ignored) file.path_ = std::move(target);
+  file.folder_ = file.path_.parent_path();
   file.pending_.reserve(buffer_bytes);
   for (unsigned attempt = 0; file.handle_ < 0; ++attempt) {
     file.temporary_ = file.folder_ / unlikely_name(&file, attempt);

@@ -13,11 +13,11 @@
 namespace flywheel::inline v0::io::detail {
 
 /// Written under a temporary name in the same folder; commit() makes it durable and renames it over what had the name
-/// before. Without commit(), and after any error, nothing is left behind. Movable, not thread-safe. Functions may throw
-/// std::bad_alloc.
+/// before (when that is a link: over the file it leads to). Without commit(), and after any error, nothing is left
+/// behind. Movable, not thread-safe. Functions may throw std::bad_alloc.
 class output_file {
  public:
-  /// Errors: not_found (no such folder), invalid_argument (the path is a folder), io.
+  /// Errors: not_found (no such folder), invalid_argument (the path is a folder, a device or a pipe), io.
   [[nodiscard]] static result<output_file> create(const std::filesystem::path& path);
   output_file(output_file&& other) noexcept;
   output_file& operator=(output_file&& other) noexcept;

@@ -89,6 +89,31 @@ TEST_CASE("plans that cannot be written are refused and leave nothing", "[io]") 
   fails(gguf, errc::invalid_argument, "1 to 65535 bytes", {}, meta);
 }
 
+TEST_CASE("devices and folders are refused, links are followed", "[io]") {
+  const fw::test::temp_folder folder;
+  const auto refused = [](const std::filesystem::path& path, const std::string& what) {
+    const auto writer = io::writer::create(path, io::container::gguf, {}, {});
+    INFO(path.string());
+    REQUIRE_FALSE(writer);
+    CHECK(writer.error().code == errc::invalid_argument);
+    CHECK(writer.error().message.find(what) != std::string::npos);
+  };
+  refused(folder.path(), "folder");
+#if __has_include(<sys/resource.h>)
+  std::filesystem::create_symlink("/dev/null", folder / "null");
+  refused(folder / "null", "not a regular file");  // not /dev/null itself: a failing test may be run by root
+#endif
+
+  std::filesystem::create_directory(folder / "there");
+  std::ofstream(folder / "there/model") << "old";
+  std::filesystem::create_symlink("there/model", folder / "link");
+  auto writer = io::writer::create(folder / "link", io::container::gguf, {}, {});
+  REQUIRE(writer);
+  REQUIRE(writer->finish());
+  CHECK(std::filesystem::is_symlink(folder / "link"));
+  CHECK(text_of(folder / "there/model").starts_with("GGUF"));
+}
+
 TEST_CASE("pieces must fit", "[io]") {
   const fw::test::temp_folder folder;
   const std::vector<io::tensor_plan> plans = {{"a", dtype::i8, {4}, 0}, {"b", dtype::i8, {4}, 0}};
