@@ -57,7 +57,7 @@ struct generate_options {
   bool logprobs = false;                ///< Fill generation_step::logprob.
   std::int32_t top_logprobs = 0;        ///< Fill generation_step::top with as many.
   logit_hook adjust;                    ///< Called before each token is chosen.
-  flywheel::control control;            ///< Cancelled within one layer of one chunk.
+  flywheel::control control;            ///< Cancelled within a tile of work, some milliseconds.
 };
 
 struct generation {

@@ -101,7 +101,9 @@ result<void> program::run(const bindings& b) const {
 
   if (s.workers == 1 || b.executor->gang()) {
     // One dispatch for the whole program. Between the barriers of two phases nobody uses the counter of the phase after
-    // them, so worker 0 resets it there.
+    // them, so worker 0 resets it there. In the same way it decides before a barrier whether the run ends behind it,
+    // and everybody finds the same answer there: after a stop, other barriers would cost a time slice each on a busy
+    // machine.
     detail::barrier barrier(s.workers);
     const auto body = [&](unsigned index) {
       std::size_t counter = 0;
@@ -110,7 +112,9 @@ result<void> program::run(const bindings& b) const {
         for (int phase = 0; phase < phases; ++phase, counter ^= 1) {
           if (index == 0) s.next[counter ^ 1].store(0, std::memory_order_relaxed);
           step->run({s, index, s.next[counter]}, phase);
+          if (index == 0) s.leave[counter] = s.stopping();
           barrier.arrive_and_wait();
+          if (s.leave[counter]) return;
         }
       }
     };

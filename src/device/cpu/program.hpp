@@ -40,13 +40,14 @@ struct run_state {
   std::size_t own_bytes = 0;
   std::atomic<std::int64_t> next[2];  ///< Task counters of odd and even phases.
   std::atomic<bool> stopped{false};
+  bool leave[2] = {false, false};  ///< Whether all workers leave after the barrier of an odd or even phase.
 
   [[nodiscard]] std::int64_t rows(const operand& o) const noexcept { return o.outputs ? n_outputs : n_tokens; }
   [[nodiscard]] float* at(const operand& o) const noexcept {
     if (o.result != operand::none) return bound->results[o.result];
     return reinterpret_cast<float*>(bound->arena + bound->offsets[o.value]);
   }
-  /// True once the caller asked to stop; the rest of the run then only passes its barriers.
+  /// True once the caller asked to stop: the phase then ends without its remaining tasks.
   [[nodiscard]] bool stopping() noexcept {
     if (stopped.load(std::memory_order_relaxed)) return true;
     if (!bound->stop.stop_requested()) return false;
