@@ -139,7 +139,7 @@ facts gather(const inspect_args& args) {
   const auto architecture = f.file.metadata().string("general.architecture");
   f.is_model = f.file.container() == io::container::gguf && architecture &&
                f.file.metadata().contains(std::string(*architecture) + ".block_count") && !f.file.tensors().empty();
-  if (f.is_model) f.predicted = model::predict(f.file, args.session.options());
+  if (f.is_model) f.predicted = model::footprint(f.file, args.session.options());
   return f;
 }
 

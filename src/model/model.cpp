@@ -84,13 +84,13 @@ result<model> model::open(const io::archive& file, const model_options& options)
   });
 }
 
-result<footprint> model::predict(const io::archive& file, const session_options& session,
-                                 const flywheel::context& ctx) {
-  return detail::guarded([&]() -> result<footprint> {
+result<flywheel::footprint> model::footprint(const io::archive& file, const session_options& session,
+                                             const flywheel::context& ctx) {
+  return detail::guarded([&]() -> result<flywheel::footprint> {
     FLYWHEEL_TRY(const flywheel::context used, context_or_default(ctx));
     auto engine = detail::measure_engine(file, used);
     if (!engine) return in_file(std::move(engine).error(), file);
-    footprint out;
+    flywheel::footprint out;
     out.weights = engine->weight_bytes;
     FLYWHEEL_TRY(const detail::session_sizes sizes, detail::sizes_of(*engine->engine, session));
     out.kv = sizes.kv_bytes;

@@ -131,7 +131,7 @@ TEST_CASE("The predicted footprint is what is used") {
   options.kv_type = GENERATE(dtype::f16, dtype::f32);
   model_options opening;
   opening.context = context_of(2);
-  const footprint predicted = model::predict(file, options, opening.context).value();
+  const footprint predicted = model::footprint(file, options, opening.context).value();
   const model opened = model::open(file, opening).value();
   session s = opened.new_session(options).value();
   s.prefill(std::vector<token_id>(100, 5)).value();

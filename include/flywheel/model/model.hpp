@@ -26,10 +26,10 @@ struct model_options {
 
 /// Facts about a model, from its metadata.
 struct model_info {
-  std::string architecture;      ///< "llama"
-  std::string name;              ///< general.name; may be empty.
-  std::string weights;           ///< The type most weight bytes have: "Q4_K".
-  std::int64_t parameters = 0;   ///< Number of weights.
+  std::string architecture;     ///< "llama"
+  std::string name;             ///< general.name; may be empty.
+  std::string weights;          ///< The type most weight bytes have: "Q4_K".
+  std::int64_t parameters = 0;  ///< Number of weights.
   std::int32_t n_vocab = 0;
   std::int32_t n_layers = 0;
   std::int32_t n_embd = 0;       ///< Hidden size.
@@ -55,8 +55,9 @@ class FLYWHEEL_API model {
   [[nodiscard]] static result<model> open(const io::archive& file, const model_options& options = {});
 
   /// What `options` will take, without loading weights (reads the header only); within 5% of what is then used.
-  [[nodiscard]] static result<footprint> predict(const io::archive& file, const session_options& session = {},
-                                                 const context& ctx = {});
+  [[nodiscard]] static result<flywheel::footprint> footprint(const io::archive& file,
+                                                             const session_options& session = {},
+                                                             const flywheel::context& ctx = {});
 
   [[nodiscard]] explicit operator bool() const noexcept { return state_ != nullptr; }
   [[nodiscard]] const model_info& info() const noexcept;
