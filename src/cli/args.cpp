@@ -99,7 +99,9 @@ void sampler_args::declare(CLI::App& app) {
       ->group(group)
       ->expected(1)
       ->take_all();
-  app.add_option("--seed", seed, "Seed of the random choice; default: a new one each time")->group(group);
+  app.add_option("--seed", seed, "Seed of the random choice; default: a new one each time")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
 }
 
 sampler_options sampler_args::options() const {

@@ -19,6 +19,15 @@ void fail(errc code, std::string where, std::string message) {
 
 namespace {
 
+/// What the system said in errno. EINTR is Ctrl-C: no other signal has a handler.
+[[noreturn]] void fail_io(std::string where, std::string_view doing, std::string_view advice = {}) {
+  const int why = errno;
+  fail(why == EINTR    ? errc::cancelled
+       : why == ENOENT ? errc::not_found
+                       : errc::io,
+       std::move(where), std::string(doing) + ": " + std::strerror(why) + std::string(advice));
+}
+
 /// Calls each(bytes, codepoint) for every character; codepoint -1 for a byte that is not UTF-8.
 template <class F>
 void for_each_character(std::string_view text, F&& each) {
@@ -129,8 +138,7 @@ std::string red(std::string_view text) {
 }
 
 void print(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size())
-    fail(errc::io, "stdout", std::string("cannot write: ") + std::strerror(errno));
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) fail_io("stdout", "cannot write");
 }
 
 void print_line(std::string_view text) {
@@ -139,8 +147,7 @@ void print_line(std::string_view text) {
 }
 
 void finish_stdout() {
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
-    fail(errc::io, "stdout", std::string("cannot write: ") + std::strerror(errno));
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) fail_io("stdout", "cannot write");
 }
 
 void table::row(std::vector<std::string> cells) {
@@ -174,6 +181,7 @@ std::string table::text(std::size_t indent) const {
 }
 
 output_file::output_file(std::filesystem::path path) : path_(std::move(path)) {
+  if (path_ == "-") throw usage_error("--out", "must be a file, not -: stdout is for what describes it");
   std::error_code ignored;
   const auto status = std::filesystem::status(path_, ignored);
   if (std::filesystem::is_directory(status)) {
@@ -210,9 +218,7 @@ output_file::~output_file() {
   if (!temporary_.empty()) std::filesystem::remove(temporary_, ignored);
 }
 
-void output_file::refuse(std::string_view doing) {
-  fail(errc::io, path_.string(), std::string(doing) + ": " + std::strerror(errno) + "; choose another --out");
-}
+void output_file::refuse(std::string_view doing) { fail_io(path_.string(), doing, "; choose another --out"); }
 
 void output_file::write(std::span<const std::byte> bytes) {
   if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) refuse("cannot write");
@@ -250,22 +256,28 @@ void output_file::finish() {
   }
 }
 
+// What text::tokenizer::encode takes; a device such as /dev/zero never ends.
+constexpr std::size_t largest_text = std::size_t{512} << 20;
+
 std::string read_file(const std::filesystem::path& path) {
   const bool standard = path == "-";
   const std::string where = standard ? "stdin" : path.string();
   std::error_code ignored;
   if (!standard && std::filesystem::is_directory(path, ignored)) fail(errc::io, where, "is a folder; name a file");
   std::FILE* file = standard ? stdin : std::fopen(path.string().c_str(), "rb");
-  if (file == nullptr)
-    fail(errno == ENOENT ? errc::not_found : errc::io, where, std::string("cannot open: ") + std::strerror(errno));
+  if (file == nullptr) fail_io(where, "cannot open");
   std::string text;
   std::vector<char> piece(1 << 16);
   std::size_t got = 0;
-  while ((got = std::fread(piece.data(), 1, piece.size(), file)) > 0) text.append(piece.data(), got);
+  while (text.size() <= largest_text && (got = std::fread(piece.data(), 1, piece.size(), file)) > 0)
+    text.append(piece.data(), got);
   const bool broken = std::ferror(file) != 0;
   const int why = errno;
   if (!standard) std::fclose(file);
-  if (broken) fail(errc::io, where, std::string("cannot read: ") + std::strerror(why));
+  errno = why;
+  if (broken) fail_io(where, "cannot read");
+  if (text.size() > largest_text)
+    fail(errc::invalid_argument, where, "is larger than " + human_bytes(largest_text) + "; cut it into pieces");
   return text;
 }
 

@@ -97,7 +97,7 @@ class output_file {
   std::FILE* file_ = nullptr;
 };
 
-/// All bytes of a file, or of stdin for "-". Throws.
+/// All bytes of a file, or of stdin for "-", 512 MiB at most. Throws.
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);
 /// Throws a failure naming `where` for characters outside the alphabet.
 [[nodiscard]] std::string decode_base64(std::string_view text, const std::string& where);

@@ -115,13 +115,20 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
   generate_options how = make_generate_options(args);
   how.control.stop = stop.token();
   text_stream out;
+  bool write_cancelled = false;  // Ctrl-C came while the output was blocked
   const auto each = [&](const generation_step& step) {
-    if (!args.json) out.write(step.text);
-    return true;
+    try {
+      if (!args.json) out.write(step.text);
+    } catch (const bad_result& e) {
+      if (e.why().code != errc::cancelled) throw;
+      write_cancelled = true;
+    }
+    return !write_cancelled;
   };
   generation made;
   start = std::chrono::steady_clock::now();
   if (how.max_tokens != 0) made = sequence.generate(how, each).value();
+  if (write_cancelled) return interrupted;
   times.decode = seconds_since(start);
   times.tokens = made.ids.size();
 
@@ -142,6 +149,10 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
     out.finish();
     if (args.logprobs) print(logprobs_table(loaded, made));
     finish_stdout();
+    if (made.reason == stop_reason::context_full)
+      std::fprintf(stderr,
+                   "flywheel: warning: the context of %d tokens is full; --ctx makes it larger, --slide goes on\n",
+                   sequence.n_ctx());
     if (is_terminal(stderr))
       std::fprintf(stderr, "[prompt: %zu tokens, %.1f/s; text: %zu tokens, %.1f/s; ended by %s]\n", prompt.size(),
                    times.prefill_tps(), times.tokens, times.decode_tps(), std::string(name_of(made.reason)).c_str());

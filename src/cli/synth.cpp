@@ -207,7 +207,7 @@ action synth_command(CLI::App& app) {
   app.add_option("SHAPE", args->shape, "One of " + model_shape_names())->required();
   app.add_option("TYPE", args->type, "Type of all matrices: f16, q8_0, q4_0, q4_k, ...")->required();
   app.add_option("OUT", args->out, "GGUF file to write")->required();
-  app.add_option("--seed", args->seed, "Another seed, other weights");
+  app.add_option("--seed", args->seed, "Another seed, other weights")->check(CLI::NonNegativeNumber);
   app.add_flag("--json", args->json, "Describe what was written on stdout");
   app.footer(
       "Example:\n  flywheel synth tinyllama-1.1b q4_0 /tmp/1b.gguf\n  flywheel run /tmp/1b.gguf --ids 1,300,301 -n 64 "

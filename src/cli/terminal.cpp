@@ -21,6 +21,8 @@
 #  include <thread>
 #endif
 
+#include "cli/output.hpp"
+
 namespace flywheel::cli {
 
 bool is_terminal(std::FILE* stream) noexcept {
@@ -103,14 +105,19 @@ interrupt::interrupt() {
   state();  // made before a signal can need it
 #  if !defined(FLYWHEEL_SERIAL)
   sem_init(&wake, 0, 0);
-  watcher() = std::thread([] {
-    while (true) {
-      if (sem_wait(&wake) != 0) continue;
-      if (leaving) return;
-      const std::lock_guard lock(state().mutex);
-      if (pending) state().source.request_stop();  // not when reset() was quicker
-    }
-  });
+  try {
+    watcher() = std::thread([] {
+      while (true) {
+        if (sem_wait(&wake) != 0) continue;
+        if (leaving) return;
+        const std::lock_guard lock(state().mutex);
+        if (pending) state().source.request_stop();  // not when reset() was quicker
+      }
+    });
+  } catch (const std::system_error& e) {
+    fail(errc::io, "threads",
+         std::string("cannot start one: ") + e.what() + "; raise the limits of this shell (ulimit)");
+  }
 #  endif
   struct sigaction action {};
   action.sa_handler = on_signal;  // no SA_RESTART: a blocked read of the prompt returns

@@ -52,7 +52,8 @@ void tokenize_lines(const text::tokenizer& vocabulary, const tokenize_args& args
     rest.remove_prefix(std::min(rest.size(), line.size() + 1));
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    print_line(tokenize_line(vocabulary, line, args.jsonl + " line " + std::to_string(number), args));
+    print_line(tokenize_line(vocabulary, line,
+                             (args.jsonl == "-" ? "stdin" : args.jsonl) + " line " + std::to_string(number), args));
   }
 }
 

@@ -50,7 +50,8 @@ inline void spill(const std::filesystem::path& path, std::string_view text) {
 class process {
  public:
   explicit process(const arguments& args, const std::string& input = {},
-                   const std::vector<std::pair<std::string, std::string>>& environment = {}) {
+                   const std::vector<std::pair<std::string, std::string>>& environment = {},
+                   const std::vector<int>& closed_streams = {}) {
     spill(folder_ / "in", input);
     std::vector<std::string> words = {FLYWHEEL_CLI};
     words.insert(words.end(), args.begin(), args.end());
@@ -66,6 +67,7 @@ class process {
     ::dup2(::open(in.c_str(), O_RDONLY), 0);
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
+    for (const int stream : closed_streams) ::close(stream);
     ::execv(FLYWHEEL_CLI, argv.data());
     ::_exit(127);
   }

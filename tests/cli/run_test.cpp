@@ -221,6 +221,13 @@ TEST_CASE("the interactive mode continues after every line") {
   check_failure(flywheel_command(m.with({"-i", "-p", "a"})), 2, "--interactive");
 }
 
+TEST_CASE("a full context ends the text and says so") {
+  const tiny m;
+  const finished f = flywheel_command(m.with({"-p", "hello", "-n", "-1", "--ctx", "8", "--ignore-eos"}));
+  CHECK(f.code == 0);
+  CHECK(f.err == "flywheel: warning: the context of 8 tokens is full; --ctx makes it larger, --slide goes on\n");
+}
+
 TEST_CASE("Ctrl-C stops the generation and says so in the exit code") {
   const tiny m({.hidden = 64, .layers = 2, .ffn = 256, .context = 65536});
   process p(m.with({"-p", "hello", "-n", "-1", "--ctx", "65536", "--ignore-eos"}));

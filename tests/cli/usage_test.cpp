@@ -1,7 +1,10 @@
 // Help, wrong usage, and the shape of error messages.
+#include <sys/stat.h>
+
 #include <string>
 
 #include "cli/process.hpp"
+#include "cli/tiny_file.hpp"
 #include "support/tiny_model.hpp"
 
 using namespace flywheel::test;
@@ -66,6 +69,8 @@ TEST_CASE("wrong usage exits with 2 and one line that says what to do") {
   check_failure(flywheel_command({"conformance", ".", "poems"}), 2, "poems");
   check_failure(flywheel_command({"info", "--isa", "z80"}), 2, "z80");
   check_failure(flywheel_command({"info", "-t", "0"}), 2, "--threads");
+  check_failure(flywheel_command({"run", "x", "-p", "a", "--seed", "-1"}), 2, "--seed");
+  check_failure(flywheel_command({"synth", "tiny", "f16", "x", "--seed", "-1"}), 2, "--seed");
 }
 
 TEST_CASE("run needs a prompt when nobody can type one") {
@@ -141,4 +146,44 @@ TEST_CASE("a full disk is noticed") {
   const std::string shell = std::string(FLYWHEEL_CLI) + " info > /dev/full 2> /dev/null";
   const int status = std::system(shell.c_str());
   CHECK(WEXITSTATUS(status) == 1);
+}
+
+TEST_CASE("only files that can be replaced are replaced") {
+  const tiny_file m;
+  const std::string null = (m.folder / "null").string();
+  std::filesystem::create_symlink("/dev/null", null);
+  check_failure(flywheel_command({"synth", "tiny", "f16", null}), 1, "not a regular file");
+  CHECK(flywheel_command({"logits", m.path, "--ids", "1", "--out", null}).code == 0);
+  CHECK(std::filesystem::is_symlink(null));
+  check_failure(flywheel_command({"logits", m.path, "--ids", "1", "--out", "-"}), 2, "--out");
+}
+
+TEST_CASE("closed standard streams are errors, and files stay whole") {
+  const tiny_file m;
+  const std::string out = (m.folder / "out").string();
+  process p({"logits", m.path, "--ids", "1", "--out", out}, {}, {}, {STDOUT_FILENO});
+  check_failure(p.wait(), 1, "stdout: cannot write");
+  const std::size_t whole = std::filesystem::file_size(out);
+  process silent({"logits", m.path, "--ids", "1", "--out", out}, {}, {}, {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO});
+  CHECK(silent.wait().code == 1);
+  CHECK(std::filesystem::file_size(out) == whole);
+  process prompt({"run", m.path, "-f", "-"}, {}, {}, {STDIN_FILENO});
+  check_failure(prompt.wait(), 1, "stdin: cannot read");
+}
+
+TEST_CASE("a text that never ends is refused") {
+  const tiny_file m;
+  check_failure(flywheel_command({"tokenize", m.path, "--file", "/dev/zero"}), 1, "larger than 512 MiB");
+}
+
+TEST_CASE("Ctrl-C while output is blocked is no error of the output") {
+  const tiny_file m;
+  const std::string pipe = (m.folder / "pipe").string();
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  process p({"logits", m.path, "--ids", "1", "--out", pipe});  // nobody reads it
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  p.send(SIGINT);
+  const finished f = p.wait();
+  CHECK(f.code == 130);
+  CHECK(f.err.empty());
 }
