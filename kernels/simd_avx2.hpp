@@ -166,6 +166,17 @@ struct simd {
   static bytes as_bytes(floats x) { return _mm256_castps_si256(x); }
   static floats as_floats(bytes bits) { return _mm256_castsi256_ps(bits); }
   static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
+
+  // What attention over quantized keys and values needs besides (kernels/attention/float_pages.hpp).
+  template <int N>
+  static bytes shift_words(bytes x) {
+    if constexpr (N > 0)
+      return _mm256_srai_epi32(x, N);
+    else if constexpr (N < 0)
+      return _mm256_slli_epi32(x, -N);
+    else
+      return x;
+  }
 };
 
 }  // namespace

@@ -143,6 +143,29 @@ struct simd {
   static floats to_floats(bytes words) { return _mm512_cvtepi32_ps(words); }
   /// acc + sum of four products, unsigned a, signed b; exact.
   static bytes dot4(bytes acc, bytes a, bytes b) { return _mm512_dpbusd_epi32(acc, a, b); }
+
+  // What attention over quantized keys and values needs besides (kernels/attention/float_pages.hpp).
+  /// Of 32-bit words: to the right for N > 0, with copies of the sign; to the left for N < 0.
+  template <int N>
+  static bytes shift_words(bytes x) {
+    if constexpr (N > 0)
+      return _mm512_srai_epi32(x, N);
+    else if constexpr (N < 0)
+      return _mm512_slli_epi32(x, -N);
+    else
+      return x;
+  }
+
+  // And with integer dot products (kernels/attention/integer_pages.hpp).
+  /// acc + sum of two products of signed 16-bit numbers.
+  static bytes dot2_words(bytes acc, bytes a, bytes b) { return _mm512_dpwssd_epi32(acc, a, b); }
+  static bytes add_words(bytes a, bytes b) { return _mm512_add_epi32(a, b); }
+  static bytes as_words(floats x) { return _mm512_castps_si512(x); }
+  static void store_bytes(void* p, bytes x) { _mm512_storeu_si512(p, x); }
+  /// `width` bytes, sign-extended to 32 bits.
+  static bytes load_i8_words(const void* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
 };
 
 }  // namespace

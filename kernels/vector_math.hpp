@@ -23,6 +23,22 @@ typename S::floats exp_vector(typename S::floats x) {
   return S::scale_power(S::add(p, S::set1(1)), n);
 }
 
+/// 2^x for x <= 0: the algorithm of exp without its multiplications by log2(e) and ln(2).
+template <class S>
+typename S::floats exp2_vector(typename S::floats x) {
+  using V = typename S::floats;
+  x = S::max(S::set1(exp2_lowest), x);
+  const V magic = S::set1(round_magic);
+  const V n = S::sub(S::add(x, magic), magic);
+  const V r = S::sub(x, n);
+  V p = S::fma(r, S::set1(exp2_c[5]), S::set1(exp2_c[4]));
+  p = S::fma(r, p, S::set1(exp2_c[3]));
+  p = S::fma(r, p, S::set1(exp2_c[2]));
+  p = S::fma(r, p, S::set1(exp2_c[1]));
+  p = S::fma(r, p, S::set1(exp2_c[0]));
+  return S::scale_power(S::fma(r, p, S::set1(1)), n);
+}
+
 template <class S>
 typename S::floats tanh_vector(typename S::floats x) {
   const typename S::floats one = S::set1(1);

@@ -3,25 +3,18 @@
 //
 // A token's result depends on its own query and the cached positions alone, summed in order of position in blocks that
 // start at page boundaries: not on which other tokens are in the call, nor on threads.
+//
+// With quantized keys and values, queries are quantized too: in blocks of 32, round(q 127 / max|q|) times max|q| / 127
+// (quantize_block32 of kernels/matmul/reference.hpp), which is what integer dot products take.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "flywheel/core/dtype.hpp"
-#include "flywheel/core/ops.hpp"
+#include "kernels/attention/page.hpp"
 
 namespace flywheel::inline v0::kernels {
-
-/// Tokens per KV page. A page of one layer holds, in kv_type, K transposed [n_kv_heads, head_dim, kv_page_tokens] and
-/// then V [n_kv_heads, kv_page_tokens, head_dim]. Only store_kv and attention know this: write pages with store_kv.
-using flywheel::kv_page_tokens;
-
-/// Bytes of one page of one layer.
-[[nodiscard]] constexpr std::size_t kv_page_bytes(dtype kv_type, std::int64_t n_kv_heads,
-                                                  std::int64_t head_dim) noexcept {
-  return static_cast<std::size_t>(2 * n_kv_heads * head_dim * kv_page_tokens) * (kv_type == dtype::f16 ? 2 : 4);
-}
 
 struct store_kv_args {
   const float* k = nullptr;              ///< [n_tokens, n_kv_heads, head_dim], rotated
@@ -29,10 +22,10 @@ struct store_kv_args {
   const float* v = nullptr;              ///< [n_tokens, n_kv_heads, head_dim]
   std::int64_t v_stride = 0;             ///< Floats between tokens.
   std::byte* const* kv_pages = nullptr;  ///< This layer's pages in order of position.
-  dtype kv_type = dtype::f16;            ///< f16 or f32.
+  dtype kv_type = dtype::f16;            ///< f16, f32, q8_0 or q4_0.
   std::int64_t n_tokens = 0;
   std::int64_t n_kv_heads = 0;
-  std::int64_t head_dim = 0;        ///< A multiple of 8.
+  std::int64_t head_dim = 0;        ///< A multiple of kv_granularity(kv_type).
   std::int64_t first_position = 0;  ///< Position of token 0.
 };
 
@@ -45,10 +38,10 @@ struct attention_args {
   float* out = nullptr;                        ///< [n_tokens, n_heads, head_dim]
   std::int64_t out_stride = 0;                 ///< Floats between tokens.
   const std::byte* const* kv_pages = nullptr;  ///< This layer's pages in order of position.
-  dtype kv_type = dtype::f16;                  ///< f16 or f32.
+  dtype kv_type = dtype::f16;                  ///< f16, f32, q8_0 or q4_0.
   std::int64_t n_heads = 0;
   std::int64_t n_kv_heads = 0;      ///< Divides n_heads.
-  std::int64_t head_dim = 0;        ///< A multiple of 8.
+  std::int64_t head_dim = 0;        ///< A multiple of kv_granularity(kv_type).
   std::int64_t first_position = 0;  ///< Position of token 0; token t sees positions 0 .. first_position + t.
   std::int64_t window = 0;          ///< Sliding window: token at p sees p - window + 1 .. p. 0: no limit.
   float scale = 1;

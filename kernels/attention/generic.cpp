@@ -3,7 +3,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "flywheel/formats/q4_0.hpp"
+#include "flywheel/formats/q8_0.hpp"
 #include "kernels/declare.hpp"
+#include "kernels/q8_codes.hpp"
 #include "kernels/scalar_math.hpp"
 
 namespace flywheel::inline v0::kernels {
@@ -14,21 +17,83 @@ constexpr std::int64_t page = kv_page_tokens;
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-/// `n` stored numbers from the `offset`-th on as f32.
-void load(const std::byte* from, dtype type, std::int64_t offset, std::int64_t n, float* out) {
-  if (type == dtype::f16) {
-    const std::uint16_t* halves = reinterpret_cast<const std::uint16_t*>(from) + offset;
-    for (std::int64_t i = 0; i < n; ++i) out[i] = f16_to_f32(halves[i]);
-  } else {
-    std::memcpy(out, reinterpret_cast<const float*>(from) + offset, static_cast<std::size_t>(n) * sizeof(float));
+/// Where byte j of block b of a position's codes is: see page.hpp.
+template <dtype Type>
+std::int64_t code_at(bool keys, std::int64_t dim, std::int64_t position, std::int64_t b, std::int64_t j) {
+  constexpr std::int64_t n = sizeof(formats::codec<Type>::block::qs);
+  return keys ? ((b * n + j) / 4 * page + position) * 4 + j % 4 : position * dim / 32 * n + b * n + j;
+}
+template <dtype Type>
+std::uint8_t key_flip(bool keys) {
+  return keys && Type == dtype::q8_0 ? kv_key_bias : 0;
+}
+
+/// What one head has in a page, as f32: keys [head_dim, page] or values [page, head_dim]. `element(d, i)`: where number
+/// d of position i goes.
+template <dtype Type, class Element>
+void load_quantized(const std::byte* from, std::int64_t dim, bool keys, Element element) {
+  using codec = formats::codec<Type>;
+  constexpr std::int64_t n = sizeof(codec::block::qs);
+  const std::uint8_t* const codes = reinterpret_cast<const std::uint8_t*>(from);
+  const std::uint8_t* const scales = codes + page * dim / 32 * n;
+  for (std::int64_t i = 0; i < page; ++i)
+    for (std::int64_t b = 0; b < dim / 32; ++b) {
+      typename codec::block block;
+      std::memcpy(block.d, scales + 2 * (b * page + i), 2);
+      for (std::int64_t j = 0; j < n; ++j) block.qs[j] = codes[code_at<Type>(keys, dim, i, b, j)] ^ key_flip<Type>(keys);
+      float x[32];
+      codec::decode(block, x);
+      for (std::int64_t j = 0; j < 32; ++j) element(32 * b + j, i) = x[j];
+    }
+}
+
+/// The quantized numbers of one position.
+template <dtype Type>
+void store_quantized(const float* x, std::int64_t dim, bool keys, std::int64_t slot, std::byte* to) {
+  using codec = formats::codec<Type>;
+  constexpr std::int64_t n = sizeof(codec::block::qs);
+  std::uint8_t* const codes = reinterpret_cast<std::uint8_t*>(to);
+  std::uint8_t* const scales = codes + page * dim / 32 * n;
+  for (std::int64_t b = 0; b < dim / 32; ++b) {
+    typename codec::block block;
+    codec::encode(x + 32 * b, block);
+    std::memcpy(scales + 2 * (b * page + slot), block.d, 2);
+    for (std::int64_t j = 0; j < n; ++j) codes[code_at<Type>(keys, dim, slot, b, j)] = block.qs[j] ^ key_flip<Type>(keys);
   }
 }
 
-void store_number(std::byte* to, dtype type, std::int64_t offset, float x) {
-  if (type == dtype::f16)
-    reinterpret_cast<std::uint16_t*>(to)[offset] = f32_to_f16_one(x);
-  else
-    reinterpret_cast<float*>(to)[offset] = x;
+void load(const std::byte* from, dtype type, std::int64_t dim, bool keys, float* out) {
+  const auto element = [&](std::int64_t d, std::int64_t i) -> float& { return out[keys ? d * page + i : i * dim + d]; };
+  if (type == dtype::q8_0) return load_quantized<dtype::q8_0>(from, dim, keys, element);
+  if (type == dtype::q4_0) return load_quantized<dtype::q4_0>(from, dim, keys, element);
+  if (type == dtype::f16) {
+    const std::uint16_t* halves = reinterpret_cast<const std::uint16_t*>(from);
+    for (std::int64_t i = 0; i < page * dim; ++i) out[i] = f16_to_f32(halves[i]);
+  } else {
+    std::memcpy(out, from, static_cast<std::size_t>(page * dim) * sizeof(float));
+  }
+}
+
+void store(const float* x, dtype type, std::int64_t dim, bool keys, std::int64_t slot, std::byte* to) {
+  if (type == dtype::q8_0) return store_quantized<dtype::q8_0>(x, dim, keys, slot, to);
+  if (type == dtype::q4_0) return store_quantized<dtype::q4_0>(x, dim, keys, slot, to);
+  for (std::int64_t d = 0; d < dim; ++d) {
+    const std::int64_t at = keys ? d * page + slot : slot * dim + d;
+    if (type == dtype::f16)
+      reinterpret_cast<std::uint16_t*>(to)[at] = f32_to_f16_one(x[d]);
+    else
+      reinterpret_cast<float*>(to)[at] = x[d];
+  }
+}
+
+/// A query as the kernels see it beside quantized keys.
+void round_query(const float* q, std::int64_t dim, float* out) {
+  for (std::int64_t b = 0; b < dim; b += 32) {
+    std::int32_t codes[32];
+    const q8_scale s = q8_scale_of(peak_of(q + b));
+    round_codes(q + b, s.inverse, codes);
+    for (int i = 0; i < 32; ++i) out[b + i] = static_cast<float>(codes[i]) * s.scale;
+  }
 }
 
 struct state {
@@ -61,42 +126,44 @@ void score(const attention_args& args, const float* q, const float* keys, std::i
 }  // namespace
 
 void store_kv_generic(const store_kv_args& args, std::int64_t kv_head) {
-  const std::int64_t width = args.kv_type == dtype::f16 ? 2 : 4;
-  const std::int64_t head = page * args.head_dim;
+  const std::int64_t dim = args.head_dim;
+  const std::size_t head = kv_head_bytes(args.kv_type, dim);
   for (std::int64_t t = 0; t < args.n_tokens; ++t) {
     const std::int64_t position = args.first_position + t;
-    std::byte* k_out = args.kv_pages[position / page] + kv_head * head * width;
-    std::byte* v_out = k_out + args.n_kv_heads * head * width;
-    const float* k = args.k + t * args.k_stride + kv_head * args.head_dim;
-    const float* v = args.v + t * args.v_stride + kv_head * args.head_dim;
-    const std::int64_t slot = position % page;
-    for (std::int64_t d = 0; d < args.head_dim; ++d) store_number(k_out, args.kv_type, d * page + slot, k[d]);
-    for (std::int64_t d = 0; d < args.head_dim; ++d) store_number(v_out, args.kv_type, slot * args.head_dim + d, v[d]);
+    std::byte* const k = args.kv_pages[position / page] + static_cast<std::size_t>(kv_head) * head;
+    std::byte* const v = k + static_cast<std::size_t>(args.n_kv_heads) * head;
+    store(args.k + t * args.k_stride + kv_head * dim, args.kv_type, dim, true, position % page, k);
+    store(args.v + t * args.v_stride + kv_head * dim, args.kv_type, dim, false, position % page, v);
   }
 }
 
-/// Keys or values of one page of one head.
+constexpr std::int64_t row_group = 16;  ///< Rows that share a converted page.
+
+/// Keys or values of one page of one head, and the rounded queries.
 std::size_t attention_scratch_generic(const attention_args& args) {
-  return static_cast<std::size_t>(page * args.head_dim);
+  return static_cast<std::size_t>((page + (is_quantized_kv(args.kv_type) ? row_group : 0)) * args.head_dim);
 }
 
 void attention_generic(const attention_args& args, std::int64_t kv_head, std::int64_t token_begin,
                        std::int64_t token_end, float* scratch) {
-  constexpr std::int64_t row_group = 16;  // rows that share a converted page
   float p[row_group][page];
   state states[row_group];
   std::int64_t low[row_group];
   std::int64_t high[row_group];
   const std::int64_t dim = args.head_dim;
   const std::int64_t group = args.n_heads / args.n_kv_heads;
-  const std::int64_t k_offset = kv_head * page * dim;
-  const std::int64_t v_offset = (args.n_kv_heads + kv_head) * page * dim;
+  const std::size_t head = kv_head_bytes(args.kv_type, dim);
+  const std::size_t k_offset = static_cast<std::size_t>(kv_head) * head;
+  const std::size_t v_offset = static_cast<std::size_t>(args.n_kv_heads + kv_head) * head;
+  const bool rounded = is_quantized_kv(args.kv_type);
+  float* const queries = scratch + page * dim;
   const std::int64_t row_last = token_end * group;
   for (std::int64_t begin = token_begin * group; begin < row_last; begin += row_group) {
     const std::int64_t rows = least(row_group, row_last - begin);
-    const auto query = [&](std::int64_t r) {
+    const auto given_query = [&](std::int64_t r) {
       return args.q + (begin + r) / group * args.q_stride + (kv_head * group + (begin + r) % group) * dim;
     };
+    const auto query = [&](std::int64_t r) { return rounded ? queries + r * dim : given_query(r); };
     const auto output = [&](std::int64_t r) {
       return args.out + (begin + r) / group * args.out_stride + (kv_head * group + (begin + r) % group) * dim;
     };
@@ -106,17 +173,18 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
     };
     for (std::int64_t r = 0; r < rows; ++r) {
       std::memset(output(r), 0, static_cast<std::size_t>(dim) * sizeof(float));
+      if (rounded) round_query(given_query(r), dim, queries + r * dim);
       const bool sink = args.sinks != nullptr;
       states[r] = {sink ? args.sinks[kv_head * group + (begin + r) % group] : -HUGE_VALF, sink ? 1.0f : 0.0f};
     }
     for (std::int64_t block = first_seen(0) / page; block <= position(rows - 1) / page; ++block) {
-      load(args.kv_pages[block], args.kv_type, k_offset, page * dim, scratch);
+      load(args.kv_pages[block] + k_offset, args.kv_type, dim, true, scratch);
       for (std::int64_t r = 0; r < rows; ++r) {
         low[r] = most(0, first_seen(r) - block * page);
         high[r] = least(page, position(r) + 1 - block * page);
         if (low[r] < high[r]) score(args, query(r), scratch, low[r], high[r], states[r], p[r], output(r));
       }
-      load(args.kv_pages[block], args.kv_type, v_offset, page * dim, scratch);
+      load(args.kv_pages[block] + v_offset, args.kv_type, dim, false, scratch);
       for (std::int64_t r = 0; r < rows; ++r) {
         float* out = output(r);
         for (std::int64_t i = low[r]; i < high[r]; ++i)

@@ -1,9 +1,14 @@
-// Attention over `simd` vectors: two small products per page, scores = q K and out += p V, with the rows (tokens x
-// heads of the group) in tiles of up to six, so that keys and values are read and converted once per tile. Include
-// after one simd_*.hpp.
+// Attention over `simd` vectors. The rows (tokens x heads of the group) walk over the pages together, so that a page is
+// converted once for all of them, in tiles of up to eight, so that what is loaded is used several times. What a page is
+// made of is known to float_pages and integer_pages. Include after one simd_*.hpp.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/attention/attention.hpp"
+#include "kernels/attention/float_pages.hpp"
+#include "kernels/attention/integer_pages.hpp"
+#include "kernels/declare.hpp"
 #include "kernels/vector_math.hpp"
 
 namespace flywheel::inline v0::kernels {
@@ -14,216 +19,123 @@ struct paged_attention {
   using V = typename S::floats;
   static constexpr std::int64_t page = kv_page_tokens;
   static constexpr int width = S::width;
-  static constexpr int vectors = S::registers / 8;  ///< Of columns per pass: six rows of them fit the registers.
-  static constexpr std::int64_t max_tile = 6;
-  static constexpr std::int64_t row_group = 32;  ///< Rows that walk over the pages together.
+  static constexpr int max_tile = S::registers >= 32 ? 8 : 6;  ///< Rows whose sums fit the registers, two vectors each.
+  static constexpr int tile_floats = (max_tile + width - 1) / width * width;
+  static constexpr std::int64_t row_group = 128;               ///< Rows that walk over the pages together.
+  static constexpr float log2e = exp_log2e;
 
   static constexpr std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
   static constexpr std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-  struct f16_numbers {
-    static constexpr std::int64_t bytes = 2;
-    static V load(const std::byte* p) { return S::load_f16(p); }
-    static V load_part(const std::byte* p, std::int64_t n) { return S::load_f16_part(p, n); }
-    static void store_one(std::byte* p, float x) {
-      const std::uint16_t half = f32_to_f16_one(x);
-      __builtin_memcpy(p, &half, 2);
-    }
-    static void store_row(std::byte* p, const float* x, std::int64_t n) {
-      std::int64_t i = 0;
-      for (; i + width <= n; i += width) S::store_f16(p + 2 * i, S::load(x + i));
-      if (i < n) S::store_f16_part(p + 2 * i, n - i, S::load_part(x + i, n - i));
-    }
-  };
-  struct f32_numbers {
-    static constexpr std::int64_t bytes = 4;
-    static V load(const std::byte* p) { return S::load(reinterpret_cast<const float*>(p)); }
-    static V load_part(const std::byte* p, std::int64_t n) {
-      return S::load_part(reinterpret_cast<const float*>(p), n);
-    }
-    static void store_one(std::byte* p, float x) { __builtin_memcpy(p, &x, 4); }
-    static void store_row(std::byte* p, const float* x, std::int64_t n) {
-      __builtin_memcpy(p, x, static_cast<std::size_t>(n) * 4);
-    }
-  };
+  template <dtype Type>
+  using pages = std::conditional_t<is_quantized_kv(Type) && has_integer_pages<S>, integer_pages<S, Type>,
+                                   float_pages<S, Type>>;
 
-  /// out[r][c] = factor[r] * out[r][c] + sum over k of a[r][k] * b[k][c] for R rows and `columns` <= NV * width columns
-  /// (fewer than that only for NV = 1). Strides in elements. The sum over k is one chain per element: a row's result
-  /// does not depend on R. Prefetches `next` at b's offsets.
-  template <class Number, int R, int NV>
-  static void multiply(const float* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_stride, std::int64_t k,
-                       std::int64_t columns, const float* factor, float* out, std::int64_t out_stride,
-                       const std::byte* next) {
-    const bool part = NV == 1 && columns < width;
-    V acc[R][NV];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) {
-        float* const from = out + r * out_stride + v * width;
-        if (factor)
-          acc[r][v] = S::mul(S::set1(factor[r]), part ? S::load_part(from, columns) : S::load(from));
-        else
-          acc[r][v] = S::zero();
-      }
-    const std::int64_t step = b_stride * Number::bytes;
-    // As numbers: the two pages are different objects.
-    const std::uintptr_t distance = reinterpret_cast<std::uintptr_t>(next) - reinterpret_cast<std::uintptr_t>(b);
-    for (std::int64_t i = 0; i < k; ++i, b += step) {
-      V w[NV];
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) {
-        const std::byte* const from = b + v * width * Number::bytes;
-        w[v] = part ? Number::load_part(from, columns) : Number::load(from);
-        if (v * width * Number::bytes % 64 == 0)
-          S::prefetch_far(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + distance));
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const V x = S::set1(a[r * a_stride + i]);
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) acc[r][v] = S::fma(x, w[v], acc[r][v]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) {
-        float* const to = out + r * out_stride + v * width;
-        part ? S::store_part(to, columns, acc[r][v]) : S::store(to, acc[r][v]);
-      }
-  }
-
-  /// multiply() for any number of columns.
-  template <class Number, int R>
-  static void multiply_columns(const float* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_stride,
-                               std::int64_t k, std::int64_t columns, const float* factor, float* out,
-                               std::int64_t out_stride, const std::byte* next) {
-    std::int64_t c = 0;
-    for (; c + vectors * width <= columns; c += vectors * width)
-      multiply<Number, R, vectors>(a, a_stride, b + c * Number::bytes, b_stride, k, vectors * width, factor, out + c,
-                                   out_stride, next + c * Number::bytes);
-    for (; c < columns; c += width)
-      multiply<Number, R, 1>(a, a_stride, b + c * Number::bytes, b_stride, k, least(width, columns - c), factor,
-                             out + c, out_stride, next + c * Number::bytes);
-  }
-
-  /// What a group of rows carries from page to page, in the caller's scratch.
+  /// What a group of rows carries from page to page. Scores are in units of log2(e), so that weights are powers of 2.
   struct rows_state {
-    float* q;    ///< [row_group, head_dim], times the scale
     float* out;  ///< [row_group, head_dim], not yet divided by the denominator
-    float* p;    ///< [row_group, page]
+    float* sum;  ///< [row_group, width]: the denominator's parts
+    float* p;    ///< [max_tile, page]
     float peak[row_group];
-    float denominator[row_group];
   };
 
-  static std::size_t scratch(const attention_args& args) {
-    return static_cast<std::size_t>(row_group * (2 * args.head_dim + page));
+  template <dtype Type>
+  static std::int64_t scratch_of(std::int64_t dim) {
+    return row_group * (dim + width) + max_tile * page + pages<Type>::scratch(dim, row_group);
   }
 
-  /// Scores of row r, of which positions [low, high) count, to exp(score - peak); returns what the row's sums so far
-  /// must be multiplied with.
-  static float soften(const attention_args& args, rows_state& s, std::int64_t r, std::int64_t low, std::int64_t high) {
-    float* const p = s.p + r * page;
-    if (args.softcap > 0) {
-      const V cap = S::set1(args.softcap);
-      for (std::int64_t i = 0; i < page; i += width)
-        S::store(p + i, S::mul(cap, tanh_vector<S>(S::div(S::load(p + i), cap))));
+  /// Scores p[R][page] of rows [row, row + R), of which positions [low, high) count, to powers of 2 relative to the peak,
+  /// and 0 elsewhere. How much of the sums so far (correction) and of the page's (gain) counts from now on.
+  template <int R, bool LocalPeaks>
+  static void soften(const attention_args& args, rows_state& s, std::int64_t row, std::int64_t low, std::int64_t high,
+                     float* correction, float* gain) {
+    // As far as products look, in pairs of vectors.
+    const std::int64_t begin = low / (2 * width) * (2 * width);
+    const std::int64_t end = (high + 2 * width - 1) / (2 * width) * (2 * width);
+    float page_peak[tile_floats] = {}, before[tile_floats] = {};
+    for (int r = 0; r < R; ++r) {
+      float* const p = s.p + r * page;
+      if (args.softcap > 0) {
+        const V cap = S::set1(args.softcap * log2e);
+        for (std::int64_t i = begin; i < end; i += width)
+          S::store(p + i, S::mul(cap, tanh_vector<S>(S::div(S::load(p + i), cap))));
+      }
+      for (std::int64_t i = begin; i < low; ++i) p[i] = -__builtin_huge_valf();
+      for (std::int64_t i = high; i < end; ++i) p[i] = -__builtin_huge_valf();
+      V most_of = S::load(p + begin);
+      for (std::int64_t i = begin + width; i < end; i += width) most_of = S::max(most_of, S::load(p + i));
+      page_peak[r] = S::largest(most_of);
+      before[r] = s.peak[row + r];
     }
-    for (std::int64_t i = 0; i < low; ++i) p[i] = -__builtin_huge_valf();
-    for (std::int64_t i = high; i < page; ++i) p[i] = -__builtin_huge_valf();
-    V most_of = S::load(p);
-    for (std::int64_t i = width; i < page; i += width) most_of = S::max(most_of, S::load(p + i));
-    const float page_peak = S::largest(most_of);
-    const float peak = page_peak > s.peak[r] ? page_peak : s.peak[r];
-    V total = S::zero();
-    for (std::int64_t i = 0; i < page; i += width) {
-      const V x = exp_vector<S>(S::sub(S::load(p + i), S::set1(peak)));
-      S::store(p + i, x);
-      total = S::add(total, x);
+    float peak[tile_floats];
+    for (int r = 0; r < R; r += width) {
+      const V own = S::load(page_peak + r), old = S::load(before + r), now = S::max(own, old);
+      S::store(peak + r, now);
+      S::store(correction + r, exp2_vector<S>(S::sub(old, now)));
+      S::store(gain + r, LocalPeaks ? exp2_vector<S>(S::sub(own, now)) : S::set1(1));
     }
-    const float correction = exp_f32(s.peak[r] - peak);
-    s.denominator[r] = __builtin_fmaf(s.denominator[r], correction, S::sum(total));
-    s.peak[r] = peak;
-    return correction;
+    for (int r = 0; r < R; ++r) {
+      float* const p = s.p + r * page;
+      const V zero_point = S::set1(LocalPeaks ? page_peak[r] : peak[r]);
+      V total = S::zero();
+      for (std::int64_t i = begin; i < end; i += width) {
+        const V x = exp2_vector<S>(S::sub(S::load(p + i), zero_point));
+        S::store(p + i, x);
+        total = S::add(total, x);
+      }
+      float* const sum = s.sum + (row + r) * width;
+      S::store(sum, S::fma(S::load(sum), S::set1(correction[r]), S::mul(total, S::set1(gain[r]))));
+      s.peak[row + r] = peak[r];
+    }
   }
 
-  /// One page for rows [r, r + R), all of which see positions [low, high) of it.
-  template <class Number, int R>
-  static void tile(const attention_args& args, rows_state& s, std::int64_t r, const std::byte* k, const std::byte* v,
-                   std::int64_t low, std::int64_t high, const std::byte* next_k, const std::byte* next_v) {
-    const std::int64_t dim = args.head_dim;
-    multiply_columns<Number, R>(s.q + r * dim, dim, k, page, dim, page, nullptr, s.p + r * page, page, next_k);
-    float correction[R];
-    for (int i = 0; i < R; ++i) correction[i] = soften(args, s, r + i, low, high);
-    const std::int64_t skip = low * dim * Number::bytes;
-    multiply_columns<Number, R>(s.p + r * page + low, page, v + skip, dim, high - low, dim, correction, s.out + r * dim,
-                                dim, next_v + skip);
-  }
-
-  /// One page for rows [begin, end), in tiles of nearly equal size.
-  template <class Number>
-  static void tiles(const attention_args& args, rows_state& s, std::int64_t begin, std::int64_t end, const std::byte* k,
-                    const std::byte* v, std::int64_t low, std::int64_t high, const std::byte* next_k,
-                    const std::byte* next_v) {
+  /// One page for rows [begin, end), all of which see positions [low, high) of it, in tiles of nearly equal size.
+  template <class Pages>
+  static void tiles(const attention_args& args, Pages& pages, rows_state& s, std::int64_t begin, std::int64_t end,
+                    std::int64_t low, std::int64_t high) {
+    pages.see(low, high);
     for (std::int64_t n = (end - begin + max_tile - 1) / max_tile; begin < end; --n) {
       const std::int64_t rows = (end - begin + n - 1) / n;
-      switch (rows) {
-        case 1:
-          tile<Number, 1>(args, s, begin, k, v, low, high, next_k, next_v);
-          break;
-        case 2:
-          tile<Number, 2>(args, s, begin, k, v, low, high, next_k, next_v);
-          break;
-        case 3:
-          tile<Number, 3>(args, s, begin, k, v, low, high, next_k, next_v);
-          break;
-        case 4:
-          tile<Number, 4>(args, s, begin, k, v, low, high, next_k, next_v);
-          break;
-        case 5:
-          tile<Number, 5>(args, s, begin, k, v, low, high, next_k, next_v);
-          break;
-        default:
-          tile<Number, 6>(args, s, begin, k, v, low, high, next_k, next_v);
-          break;
-      }
+      tile<max_tile>(args, pages, s, begin, rows, low, high);
       begin += rows;
-      next_k = k;  // one prefetch of the next page is enough
-      next_v = v;
     }
+  }
+
+  template <int R, class Pages>
+  static void tile(const attention_args& args, Pages& pages, rows_state& s, std::int64_t row, std::int64_t rows,
+                   std::int64_t low, std::int64_t high) {
+    if constexpr (R > 1)
+      if (rows < R) return tile<R - 1>(args, pages, s, row, rows, low, high);
+    pages.template scores<R>(row, s.p);
+    float correction[tile_floats], gain[tile_floats];
+    soften<R, Pages::local_peaks>(args, s, row, low, high, correction, gain);
+    pages.template add<R>(s.p, correction, gain, s.out + row * args.head_dim);
   }
 
   /// Rows [begin, end) of the flattened [token, head of the group].
-  template <class Number>
-  static void walk(const attention_args& args, std::int64_t kv_head, std::int64_t begin, std::int64_t end,
+  template <class Pages>
+  static void walk(const attention_args& args, std::int64_t kv_head, std::int64_t begin, std::int64_t end, Pages& pages,
                    rows_state& s) {
     const std::int64_t dim = args.head_dim;
     const std::int64_t group = args.n_heads / args.n_kv_heads;
-    const std::int64_t k_offset = kv_head * page * dim * Number::bytes;
-    const std::int64_t v_offset = (args.n_kv_heads + kv_head) * page * dim * Number::bytes;
     const auto position = [&](std::int64_t row) { return args.first_position + row / group; };
     const auto first_seen = [&](std::int64_t row) {
       return args.window > 0 ? most(0, position(row) - args.window + 1) : 0;
     };
     for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t head = kv_head * group + row % group;
-      const float* q = args.q + row / group * args.q_stride + head * dim;
-      for (std::int64_t d = 0; d < dim; ++d) {
-        s.q[(row - begin) * dim + d] = q[d] * args.scale;
-        s.out[(row - begin) * dim + d] = 0;
-      }
-      s.peak[row - begin] = args.sinks ? args.sinks[head] : -__builtin_huge_valf();
-      s.denominator[row - begin] = args.sinks ? 1.0f : 0.0f;
+      const std::int64_t head = kv_head * group + row % group, r = row - begin;
+      pages.set_query(r, args.q + row / group * args.q_stride + head * dim, args.scale * log2e);
+      for (std::int64_t d = 0; d < dim; ++d) s.out[r * dim + d] = 0;
+      for (int i = 0; i < width; ++i) s.sum[r * width + i] = 0;
+      if (args.sinks) s.sum[r * width] = 1;
+      s.peak[r] = args.sinks ? args.sinks[head] * log2e : -__builtin_huge_valf();
     }
     const std::int64_t last_page = position(end - 1) / page;
     for (std::int64_t block = first_seen(begin) / page; block <= last_page; ++block) {
-      const std::byte* k = args.kv_pages[block] + k_offset;
-      const std::byte* v = args.kv_pages[block] + v_offset;
-      const std::byte* next = args.kv_pages[block < last_page ? block + 1 : block];
+      pages.open(args.kv_pages[block], args.kv_pages[block < last_page ? block + 1 : block]);
       const std::int64_t start = block * page;
       if (first_seen(end - 1) <= start && position(begin) >= start + page - 1) {
-        tiles<Number>(args, s, 0, end - begin, k, v, 0, page, next + k_offset, next + v_offset);
+        tiles(args, pages, s, 0, end - begin, 0, page);
         continue;
       }
       // Rows of different tokens see different parts: token by token.
@@ -231,53 +143,80 @@ struct paged_attention {
         const std::int64_t stop = least(end, (row / group + 1) * group);
         const std::int64_t low = most(0, first_seen(row) - start);
         const std::int64_t high = least(page, position(row) + 1 - start);
-        if (low < high)
-          tiles<Number>(args, s, row - begin, stop - begin, k, v, low, high, next + k_offset, next + v_offset);
+        if (low < high) tiles(args, pages, s, row - begin, stop - begin, low, high);
         row = stop;
       }
     }
     for (std::int64_t row = begin; row < end; ++row) {
-      const float inverse = 1 / s.denominator[row - begin];
+      const float inverse = 1 / S::sum(S::load(s.sum + (row - begin) * width));
       float* out = args.out + row / group * args.out_stride + (kv_head * group + row % group) * dim;
       for (std::int64_t d = 0; d < dim; ++d) out[d] = s.out[(row - begin) * dim + d] * inverse;
     }
   }
 
-  static void run(const attention_args& args, std::int64_t kv_head, std::int64_t token_begin, std::int64_t token_end,
-                  float* scratch) {
+  template <dtype Type>
+  static void run_type(const attention_args& args, std::int64_t kv_head, std::int64_t token_begin,
+                       std::int64_t token_end, float* scratch) {
     const std::int64_t group = args.n_heads / args.n_kv_heads;
     rows_state s;
-    s.q = scratch;
-    s.out = s.q + row_group * args.head_dim;
-    s.p = s.out + row_group * args.head_dim;
-    for (std::int64_t begin = token_begin * group; begin < token_end * group; begin += row_group) {
-      const std::int64_t end = least(begin + row_group, token_end * group);
-      if (args.kv_type == dtype::f16)
-        walk<f16_numbers>(args, kv_head, begin, end, s);
-      else
-        walk<f32_numbers>(args, kv_head, begin, end, s);
-    }
+    s.out = scratch;
+    s.sum = s.out + row_group * args.head_dim;
+    s.p = s.sum + row_group * width;
+    pages<Type> own(args, kv_head, row_group, s.p + max_tile * page);
+    for (std::int64_t begin = token_begin * group; begin < token_end * group; begin += row_group)
+      walk(args, kv_head, begin, least(begin + row_group, token_end * group), own, s);
   }
 
-  template <class Number>
-  static void store_tokens(const store_kv_args& args, std::int64_t kv_head) {
-    const std::int64_t dim = args.head_dim;
-    for (std::int64_t t = 0; t < args.n_tokens; ++t) {
-      const std::int64_t slot = (args.first_position + t) % page;
-      std::byte* const base = args.kv_pages[(args.first_position + t) / page];
-      std::byte* k_out = base + (kv_head * page * dim + slot) * Number::bytes;
-      std::byte* v_out = base + ((args.n_kv_heads + kv_head) * page + slot) * dim * Number::bytes;
-      const float* k = args.k + t * args.k_stride + kv_head * dim;
-      for (std::int64_t d = 0; d < dim; ++d, k_out += page * Number::bytes) Number::store_one(k_out, k[d]);
-      Number::store_row(v_out, args.v + t * args.v_stride + kv_head * dim, dim);
+  static std::size_t scratch(const attention_args& args) {
+    std::int64_t n = 0;
+    switch (args.kv_type) {
+      case dtype::f32:
+        n = scratch_of<dtype::f32>(args.head_dim);
+        break;
+      case dtype::q8_0:
+        n = scratch_of<dtype::q8_0>(args.head_dim);
+        break;
+      case dtype::q4_0:
+        n = scratch_of<dtype::q4_0>(args.head_dim);
+        break;
+      default:
+        n = scratch_of<dtype::f16>(args.head_dim);
+    }
+    return static_cast<std::size_t>(n);
+  }
+
+  static void run(const attention_args& args, std::int64_t kv_head, std::int64_t token_begin, std::int64_t token_end,
+                  float* scratch) {
+    switch (args.kv_type) {
+      case dtype::f32:
+        return run_type<dtype::f32>(args, kv_head, token_begin, token_end, scratch);
+      case dtype::q8_0:
+        return run_type<dtype::q8_0>(args, kv_head, token_begin, token_end, scratch);
+      case dtype::q4_0:
+        return run_type<dtype::q4_0>(args, kv_head, token_begin, token_end, scratch);
+      default:
+        return run_type<dtype::f16>(args, kv_head, token_begin, token_end, scratch);
     }
   }
 
   static void store_kv(const store_kv_args& args, std::int64_t kv_head) {
-    if (args.kv_type == dtype::f16)
-      store_tokens<f16_numbers>(args, kv_head);
-    else
-      store_tokens<f32_numbers>(args, kv_head);
+    if (args.kv_type != dtype::f16) return store_kv_generic(args, kv_head);
+    const std::int64_t dim = args.head_dim;
+    for (std::int64_t t = 0; t < args.n_tokens; ++t) {
+      const std::int64_t slot = (args.first_position + t) % page;
+      std::byte* const base = args.kv_pages[(args.first_position + t) / page];
+      std::byte* k_out = base + 2 * (kv_head * page * dim + slot);
+      std::byte* const v_out = base + 2 * ((args.n_kv_heads + kv_head) * page + slot) * dim;
+      const float* const k = args.k + t * args.k_stride + kv_head * dim;
+      const float* const v = args.v + t * args.v_stride + kv_head * dim;
+      for (std::int64_t d = 0; d < dim; ++d, k_out += 2 * page) {
+        const std::uint16_t half = f32_to_f16_one(k[d]);
+        __builtin_memcpy(k_out, &half, 2);
+      }
+      std::int64_t i = 0;
+      for (; i + width <= dim; i += width) S::store_f16(v_out + 2 * i, S::load(v + i));
+      if (i < dim) S::store_f16_part(v_out + 2 * i, dim - i, S::load_part(v + i, dim - i));
+    }
   }
 };
 

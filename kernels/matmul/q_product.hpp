@@ -15,46 +15,12 @@
 #include "kernels/matmul/matmul.hpp"
 #include "kernels/matmul/q_panels.hpp"
 #include "kernels/matmul/tile_store.hpp"
-#include "kernels/scalar_math.hpp"
+#include "kernels/q8_codes.hpp"
 
 namespace flywheel::inline v0::kernels {
 namespace {
 
-/// Blocks, or rows, whose largest magnitude is below this are taken as zero: quotients by it must stay finite.
-constexpr float q8_smallest = 1e-30f;
-constexpr float q8_smallest_row = 1e-28f;
-constexpr std::uint32_t infinity_bits = 0x7f800000u;
 constexpr std::int64_t most_tile_rows = 8;
-
-/// Largest magnitude of 32 numbers, as bits: compared as integers, NaN is the largest.
-template <class S>
-std::uint32_t peak_of(const float* x) {
-  const typename S::bytes magnitude = S::set1_word(0x7fffffff);
-  typename S::bytes peak = S::and_bits(S::as_bytes(S::load(x)), magnitude);
-  for (int i = S::width; i < 32; i += S::width)
-    peak = S::max_words(peak, S::and_bits(S::as_bytes(S::load(x + i)), magnitude));
-  return static_cast<std::uint32_t>(S::largest_word(peak));
-}
-
-/// q = round(x * inverse) of 32 numbers, and their sums over each of Halves; zeros for inverse 0.
-template <class S, int Halves>
-void round_codes(const float* x, float inverse, std::int8_t* q, std::int32_t* sums) {
-  if (inverse == 0) {  // x may be infinite
-    __builtin_memset(q, 0, 32);
-    for (int h = 0; h < Halves; ++h) sums[h] = 0;
-    return;
-  }
-  const typename S::floats factor = S::set1(inverse), magic = S::set1(round_magic);
-  for (int h = 0; h < Halves; ++h) {
-    typename S::floats sum = S::zero();
-    for (int i = 32 / Halves * h; i < 32 / Halves * (h + 1); i += S::width) {
-      const typename S::floats rounded = S::fma(S::load(x + i), factor, magic);
-      S::store_low_bytes(q + i, S::as_bytes(rounded));
-      sum = S::add(sum, S::sub(rounded, magic));
-    }
-    sums[h] = static_cast<std::int32_t>(S::sum(sum));
-  }
-}
 
 /// Codes as row `r` of the `rows` of a tile block; `words`: where the block's codes begin.
 inline void store_codes(const std::int8_t* q, std::int64_t rows, std::int64_t r, std::int32_t* words) {
@@ -91,16 +57,7 @@ struct block_scales {
     for (std::int64_t i = 0; i < k; i += 32, tile += static_cast<std::size_t>(rows) * block_bytes(Panel::halves))
       for (std::int64_t r = 0; r < rows; ++r) {
         const float* const block = x + r * x_stride + i;
-        const std::uint32_t peak_bits = peak_of<typename Panel::simd_type>(block);
-        const float peak = bits_as<float>(peak_bits);
-        float scale = peak / 127;
-        float inverse = 127 / peak;
-        if (peak_bits >= infinity_bits) {  // infinity or NaN anywhere makes the row's results NaN
-          scale = __builtin_nanf("");
-          inverse = 0;
-        } else if (peak < q8_smallest) {
-          scale = inverse = 0;
-        }
+        const auto [scale, inverse] = q8_scale_of(peak_of<typename Panel::simd_type>(block));
         put_codes<Panel>(block, inverse, 0, 1, rows, r, tile);
         reinterpret_cast<float*>(tile)[Panel::halves * rows + r] = scale;
       }

@@ -7,14 +7,13 @@
 #include <string>
 
 #include "flywheel/detail/try.hpp"
+#include "kernels/attention/page.hpp"
 
 namespace flywheel::inline v0::detail {
 namespace {
 
 constexpr std::size_t page_tokens = static_cast<std::size_t>(kv_page_tokens);
 constexpr std::size_t first_capacity = 8;  // blocks: 512 positions
-
-std::size_t element_bytes(dtype type) noexcept { return type == dtype::f16 ? 2 : 4; }
 
 std::size_t blocks_for(std::int64_t positions) noexcept {
   return (static_cast<std::size_t>(positions) + page_tokens - 1) / page_tokens;
@@ -28,12 +27,19 @@ std::size_t capacity_for(std::size_t blocks) noexcept {
 }
 
 result<std::size_t> bytes_of_block(const kv_layout& layout, dtype type) {
-  if (type != dtype::f16 && type != dtype::f32)
-    return error{errc::invalid_argument, "the KV cache can be F16 or F32, not " + std::string(to_string(type)),
-                 "kv_type"};
-  std::size_t bytes = 2 * page_tokens * element_bytes(type);
-  for (const std::int32_t factor : {layout.n_layers, layout.n_kv_heads, layout.head_dim}) {
+  const auto invalid = [](std::string message) {
+    return error{errc::invalid_argument, std::move(message), "session_options::kv_type"};
+  };
+  if (kernels::kv_block_bytes(type) == 0)
+    return invalid("the KV cache can be F16, F32, Q8_0 or Q4_0, not " + std::string(to_string(type)));
+  for (const std::int32_t factor : {layout.n_layers, layout.n_kv_heads, layout.head_dim})
     if (factor <= 0) return error{errc::invalid_argument, "layers, heads and head size must be positive", "KV cache"};
+  if (layout.head_dim % kernels::kv_granularity(type) != 0)
+    return invalid("a " + std::string(to_string(type)) + " cache needs heads of a multiple of " +
+                   std::to_string(kernels::kv_granularity(type)) + " numbers, this model's have " +
+                   std::to_string(layout.head_dim) + (kernels::is_quantized_kv(type) ? "; use F16 or F32" : ""));
+  std::size_t bytes = kernels::kv_page_bytes(type, 1, layout.head_dim);
+  for (const std::int32_t factor : {layout.n_layers, layout.n_kv_heads}) {
     if (bytes > std::numeric_limits<std::size_t>::max() / 2 / static_cast<std::size_t>(factor))
       return error{errc::invalid_argument, "a page does not fit the address space", "KV cache"};
     bytes *= static_cast<std::size_t>(factor);
@@ -139,24 +145,22 @@ result<kv_cache> kv_cache::fork() const {
   });
 }
 
-/// Whole blocks, then the filled part of the last one, layer by layer: K [n_kv_heads * head_dim] rows of positions, V
-/// [n_kv_heads] of positions by head_dim. See kv_page_tokens for the layout of a page.
+/// Whole blocks, then the filled part of each line of the last one: see kernels/attention/page.hpp.
 template <class F>
 result<void> kv_cache::visit_pieces(F&& piece) const {
   const std::size_t full = static_cast<std::size_t>(size_) / page_tokens;
   const std::size_t rest = static_cast<std::size_t>(size_) % page_tokens;
   for (std::size_t i = 0; i < full; ++i) FLYWHEEL_CHECK(piece(std::span(blocks_[i].data(), block_bytes_)));
   if (rest == 0) return {};
-  const std::size_t heads = static_cast<std::size_t>(layout_.n_kv_heads);
-  const std::size_t head_bytes = static_cast<std::size_t>(layout_.head_dim) * element_bytes(type_);
+  const kernels::kv_head_lines keys = kernels::kv_key_lines(type_, layout_.head_dim);
+  const kernels::kv_head_lines values = kernels::kv_value_lines(type_, layout_.head_dim);
   std::byte* at = blocks_[full].data();
-  for (std::int32_t layer = 0; layer < layout_.n_layers; ++layer) {
-    const std::size_t row = page_tokens * element_bytes(type_);
-    for (std::size_t i = 0; i < heads * static_cast<std::size_t>(layout_.head_dim); ++i, at += row)
-      FLYWHEEL_CHECK(piece(std::span(at, rest * element_bytes(type_))));
-    for (std::size_t head = 0; head < heads; ++head, at += page_tokens * head_bytes)
-      FLYWHEEL_CHECK(piece(std::span(at, rest * head_bytes)));
-  }
+  for (std::int32_t layer = 0; layer < layout_.n_layers; ++layer)
+    for (const kernels::kv_head_lines& half : {keys, values})
+      for (std::int32_t head = 0; head < layout_.n_kv_heads; ++head)
+        for (const kernels::kv_lines& lines : {half.numbers, half.scales})
+          for (std::size_t i = 0; i < lines.count; ++i, at += page_tokens * lines.position_bytes)
+            FLYWHEEL_CHECK(piece(std::span(at, rest * lines.position_bytes)));
   return {};
 }
 

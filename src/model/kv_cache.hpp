@@ -23,7 +23,8 @@ namespace flywheel::inline v0::detail {
 /// forks are independent of each other, also on different threads.
 class kv_cache {
  public:
-  /// Empty; holds no pages yet. Errors: invalid_argument (kv_type is not f16 or f32; sizes not positive or too large).
+  /// Empty; holds no pages yet. Errors: invalid_argument (kv_type is not f16, f32, q8_0 or q4_0, or
+  /// does not fit head_dim; sizes not positive or too large).
   /// `memory` null: the default resource; it must outlive the cache and its forks.
   [[nodiscard]] static result<kv_cache> create(const kv_layout& layout, dtype kv_type,
                                                std::pmr::memory_resource* memory = nullptr);

@@ -20,8 +20,6 @@ result<session_sizes> sizes_of(const engine& engine, const session_options& opti
   if (o.n_ctx == 0) o.n_ctx = engine.n_ctx_train() > 0 ? std::min(engine.n_ctx_train(), default_n_ctx) : default_n_ctx;
   if (o.n_batch < 1) return invalid("must be positive", "session_options::n_batch");
   o.n_batch = std::min(o.n_batch, o.n_ctx);
-  if (o.kv_type != dtype::f16 && o.kv_type != dtype::f32)
-    return invalid("can be F16 or F32, not " + std::string(to_string(o.kv_type)), "session_options::kv_type");
   if (o.when_full != when_full::refuse && o.when_full != when_full::slide)
     return invalid("is not one of when_full's values", "session_options::when_full");
   if (o.keep < 0) return invalid("must not be negative", "session_options::keep");

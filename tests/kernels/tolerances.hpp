@@ -28,5 +28,9 @@ inline constexpr double element = 1.2e-7;
 /// Attention, relative to max |v|: scores are f32 sums over head_dim, and an error e in a score is a relative error e
 /// in its weight; with |score| up to 30 and head_dim up to 256 this is some 1e-6 per unit of score.
 inline constexpr double attention = 2e-5;
+/// The same for quantized keys and values against exact attention over their decoded numbers and the rounded queries.
+/// Weights times the values' scales may be 16-bit: errors of up to half a step, 2^-16 of the largest product, in each of
+/// the 64 positions of a page, which add up like a random walk: 8 * 2^-16 = 1.2e-4 at worst.
+inline constexpr double attention_quantized = 1e-4;
 
 }  // namespace flywheel::test::tolerance

@@ -19,8 +19,7 @@ enum class activation_scales : std::uint8_t { automatic, per_block, power_of_two
 /// NeoX.
 enum class rope_pairs : std::uint8_t { adjacent, halves };
 
-/// Tokens per page of a KV cache. A page of one layer holds K as [n_kv_heads, head_dim, kv_page_tokens] (transposed, so
-/// that scores of neighbouring positions are neighbours), then V as [n_kv_heads, kv_page_tokens, head_dim].
+/// Tokens per page of a KV cache. Only kernels know what is in a page: kernels/attention/page.hpp.
 inline constexpr std::int64_t kv_page_tokens = 64;
 
 }  // namespace flywheel::inline v0

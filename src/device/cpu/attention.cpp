@@ -24,7 +24,12 @@ class attention_step final : public step {
   std::size_t own_bytes(std::int64_t max_tokens, std::int64_t /*max_outputs*/) const override {
     kernels::attention_args args = base_args();
     args.first_position = max_tokens;
-    return align64(kernels_.attention_scratch(args) * sizeof(float));
+    std::size_t floats = 0;  // sessions of one program may have caches of different types
+    for (const dtype type : {dtype::f16, dtype::f32, dtype::q8_0, dtype::q4_0}) {
+      args.kv_type = type;
+      floats = std::max(floats, kernels_.attention_scratch(args));
+    }
+    return align64(floats * sizeof(float));
   }
 
   int phases(const run_state& s) const override { return decoding(s) ? 1 : 2; }
