@@ -17,6 +17,7 @@ namespace {
 ///   see(low, high)          the positions that the following calls are about
 ///   scores<R>(row, p)       p[R][page]: of rows [row, row + R), at least positions [low, high)
 ///   add<R>(p, correction, gain, out)   out[R][dim] = correction[R] out + gain[R] p V for p[R][page]
+/// The last two are not inlined: inside other code compilers find too few registers for their sums.
 template <class S, dtype Type>
 class float_pages {
   using V = typename S::floats;
@@ -81,7 +82,7 @@ class float_pages {
   }
 
   template <int R>
-  void scores(std::int64_t row, float* p) const {
+  [[gnu::noinline]] void scores(std::int64_t row, float* p) const {
     // All vectors of columns that hold a seen position: columns are independent of each other.
     const std::int64_t end = (high_ + 2 * width - 1) / (2 * width) * (2 * width);
     for (std::int64_t c = low_ / (2 * width) * (2 * width); c < end; c += 2 * width)
@@ -89,7 +90,7 @@ class float_pages {
   }
 
   template <int R>
-  void add(const float* p, const float* correction, const float* /*gain*/, float* out) const {
+  [[gnu::noinline]] void add(const float* p, const float* correction, const float* /*gain*/, float* out) const {
     const float* const v = values_ + low_ * dim_;
     std::int64_t c = 0;
     for (; c + 2 * width <= dim_; c += 2 * width)

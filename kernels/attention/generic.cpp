@@ -40,7 +40,8 @@ void load_quantized(const std::byte* from, std::int64_t dim, bool keys, Element 
     for (std::int64_t b = 0; b < dim / 32; ++b) {
       typename codec::block block;
       std::memcpy(block.d, scales + 2 * (b * page + i), 2);
-      for (std::int64_t j = 0; j < n; ++j) block.qs[j] = codes[code_at<Type>(keys, dim, i, b, j)] ^ key_flip<Type>(keys);
+      for (std::int64_t j = 0; j < n; ++j)
+        block.qs[j] = codes[code_at<Type>(keys, dim, i, b, j)] ^ key_flip<Type>(keys);
       float x[32];
       codec::decode(block, x);
       for (std::int64_t j = 0; j < 32; ++j) element(32 * b + j, i) = x[j];
@@ -58,7 +59,8 @@ void store_quantized(const float* x, std::int64_t dim, bool keys, std::int64_t s
     typename codec::block block;
     codec::encode(x + 32 * b, block);
     std::memcpy(scales + 2 * (b * page + slot), block.d, 2);
-    for (std::int64_t j = 0; j < n; ++j) codes[code_at<Type>(keys, dim, slot, b, j)] = block.qs[j] ^ key_flip<Type>(keys);
+    for (std::int64_t j = 0; j < n; ++j)
+      codes[code_at<Type>(keys, dim, slot, b, j)] = block.qs[j] ^ key_flip<Type>(keys);
   }
 }
 

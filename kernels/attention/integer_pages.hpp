@@ -19,6 +19,15 @@ constexpr bool has_integer_pages = requires(typename S::bytes x) {
   S::dot2_words(x, x, x);
 };
 
+struct seen_table {
+  std::int32_t words[3 * kv_page_tokens] = {};
+  constexpr seen_table() {
+    for (std::int64_t i = kv_page_tokens; i < 2 * kv_page_tokens; ++i) words[i] = -1;
+  }
+};
+/// A page of zeros, one of set bits, one of zeros.
+alignas(64) constexpr seen_table seen_mask;
+
 /// See float_pages for what is called.
 template <class S, dtype Type>
 class integer_pages {
@@ -94,31 +103,28 @@ class integer_pages {
   void see(std::int64_t low, std::int64_t high) {
     low_ = low;
     high_ = high;
+    // Positions that are not seen may hold anything: they are cleared, not multiplied with zero.
+    const std::int64_t begin = low / (2 * width) * (2 * width);
+    const std::int64_t end = (high + 2 * width - 1) / (2 * width) * (2 * width);
     for (std::int64_t b = 0; b < blocks_; ++b) {
       const float* const d = value_scales_ + b * page;
       float* const w = weights_ + b * page;
-      // Positions that are not seen may hold anything: they are cleared, not multiplied with zero.
-      for (std::int64_t i = 0; i < page; i += width) S::store(w + i, S::zero());
-      for (std::int64_t i = low; i < high;) {
-        if (i + width <= high) {
-          S::store(w + i, S::load(d + i));
-          i += width;
-        } else {
-          w[i] = d[i];
-          ++i;
-        }
-      }
       V most = S::zero();
-      for (std::int64_t i = 0; i < page; i += width) most = S::max(most, S::abs(S::load(w + i)));
+      for (std::int64_t i = begin; i < end; i += width) {
+        const W seen = S::and_bits(S::load_bytes(seen_mask.words + page - low + i),
+                                   S::load_bytes(seen_mask.words + 2 * page - high + i));
+        S::store_bytes(w + i, S::and_bits(seen, S::load_bytes(d + i)));
+        most = S::max(most, S::abs(S::load(w + i)));
+      }
       const float largest = S::largest(most);
       const V inverse = S::set1(largest > 0 ? levels / largest : 0.0f);
-      for (std::int64_t i = 0; i < page; i += width) S::store(w + i, S::mul(S::load(w + i), inverse));
+      for (std::int64_t i = begin; i < end; i += width) S::store(w + i, S::mul(S::load(w + i), inverse));
       steps_[b] = largest / levels;
     }
   }
 
   template <int R>
-  void scores(std::int64_t row, float* p) const {
+  [[gnu::noinline]] void scores(std::int64_t row, float* p) const {
     const std::int64_t end = (high_ + 2 * width - 1) / (2 * width) * (2 * width);
     for (std::int64_t c = low_ / (2 * width) * (2 * width); c < end; c += 2 * width)
       for (std::int64_t b = 0; b < blocks_; ++b) {
@@ -127,7 +133,7 @@ class integer_pages {
         for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = S::set1_word(starts_[(row + r) * blocks_ + b]);
         const std::byte* k = keys_ + 4 * (8 * b * page + c);
         const std::int32_t* const q = queries_ + row * dim_ / 4 + 8 * b;
-#pragma GCC unroll 1
+#pragma GCC unroll 8
         for (int i = 0; i < 8; ++i, k += 4 * page) {
           const W w[2] = {S::load_bytes(k), S::load_bytes(k + 4 * width)};
 #pragma GCC unroll 8
@@ -152,7 +158,7 @@ class integer_pages {
   }
 
   template <int R>
-  void add(const float* p, const float* correction, const float* gain, float* out) const {
+  [[gnu::noinline]] void add(const float* p, const float* correction, const float* gain, float* out) const {
     // Pairs of positions: i and i + width of each 2 * width.
     const std::int64_t begin = low_ / (2 * width), end = (high_ + 2 * width - 1) / (2 * width);
     for (std::int64_t b = 0; b < blocks_; ++b) {
@@ -164,7 +170,7 @@ class integer_pages {
 #pragma GCC unroll 8
         for (int v = 0; v < block_vectors; ++v) acc[r][v] = S::set1_word(0);
       const std::int32_t* at = values_ + begin * width * dim_ + 32 * b;
-#pragma GCC unroll 1
+#pragma GCC unroll 4
       for (std::int64_t i = begin * width; i < end * width; ++i, at += dim_) {
         W w[block_vectors];
 #pragma GCC unroll 8
@@ -239,7 +245,8 @@ class integer_pages {
           prefetch(from + asked), prefetch(keys + asked);
         for (std::int64_t block = 0; block < blocks_; ++block)
           for (int j = 0; j < 32; j += width)
-            S::store_bytes(to + 32 * block + j, merged(code(a + block * code_bytes, j), code(b + block * code_bytes, j)));
+            S::store_bytes(to + 32 * block + j,
+                           merged(code(a + block * code_bytes, j), code(b + block * code_bytes, j)));
       }
   }
   static W merged(W low, W high) { return S::merge(S::template shift_words<-16>(high), low, S::set1_word(0xffff)); }

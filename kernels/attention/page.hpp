@@ -33,11 +33,7 @@ inline constexpr int kv_key_bias = 128;
 
 /// Bytes of 32 numbers; 0 for what pages cannot hold.
 static constexpr std::size_t kv_block_bytes(dtype type) noexcept {
-  return type == dtype::f32    ? 128
-         : type == dtype::f16  ? 64
-         : type == dtype::q8_0 ? 34
-         : type == dtype::q4_0 ? 18
-                               : 0;
+  return type == dtype::f32 ? 128 : type == dtype::f16 ? 64 : type == dtype::q8_0 ? 34 : type == dtype::q4_0 ? 18 : 0;
 }
 static constexpr bool is_quantized_kv(dtype type) noexcept { return type == dtype::q8_0 || type == dtype::q4_0; }
 /// head_dim must be a multiple of this.

@@ -14,6 +14,17 @@
 namespace flywheel::inline v0::kernels {
 namespace {
 
+struct seen_bound_table {
+  float values[3 * kv_page_tokens] = {};
+  constexpr seen_bound_table() {
+    for (float& x : values) x = -__builtin_huge_valf();
+    for (std::int64_t i = kv_page_tokens; i < 2 * kv_page_tokens; ++i) values[i] = __builtin_huge_valf();
+  }
+};
+/// A page of -infinity, one of infinity, one of -infinity: the minimum with what begins at kv_page_tokens - low hides
+/// positions below `low`, with what begins at 2 kv_page_tokens - high those from `high` on.
+alignas(64) constexpr seen_bound_table seen_bounds;
+
 template <class S>
 struct paged_attention {
   using V = typename S::floats;
@@ -21,15 +32,15 @@ struct paged_attention {
   static constexpr int width = S::width;
   static constexpr int max_tile = S::registers >= 32 ? 8 : 6;  ///< Rows whose sums fit the registers, two vectors each.
   static constexpr int tile_floats = (max_tile + width - 1) / width * width;
-  static constexpr std::int64_t row_group = 128;               ///< Rows that walk over the pages together.
+  static constexpr std::int64_t row_group = 128;  ///< Rows that walk over the pages together.
   static constexpr float log2e = exp_log2e;
 
   static constexpr std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
   static constexpr std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
   template <dtype Type>
-  using pages = std::conditional_t<is_quantized_kv(Type) && has_integer_pages<S>, integer_pages<S, Type>,
-                                   float_pages<S, Type>>;
+  using pages =
+      std::conditional_t<is_quantized_kv(Type) && has_integer_pages<S>, integer_pages<S, Type>, float_pages<S, Type>>;
 
   /// What a group of rows carries from page to page. Scores are in units of log2(e), so that weights are powers of 2.
   struct rows_state {
@@ -44,11 +55,11 @@ struct paged_attention {
     return row_group * (dim + width) + max_tile * page + pages<Type>::scratch(dim, row_group);
   }
 
-  /// Scores p[R][page] of rows [row, row + R), of which positions [low, high) count, to powers of 2 relative to the peak,
-  /// and 0 elsewhere. How much of the sums so far (correction) and of the page's (gain) counts from now on.
+  /// Scores p[R][page] of rows [row, row + R), of which positions [low, high) count, to powers of 2 relative to the
+  /// peak, and 0 elsewhere. How much of the sums so far (correction) and of the page's (gain) counts from now on.
   template <int R, bool LocalPeaks>
-  static void soften(const attention_args& args, rows_state& s, std::int64_t row, std::int64_t low, std::int64_t high,
-                     float* correction, float* gain) {
+  [[gnu::noinline]] static void soften(const attention_args& args, rows_state& s, std::int64_t row, std::int64_t low,
+                                       std::int64_t high, float* correction, float* gain) {
     // As far as products look, in pairs of vectors.
     const std::int64_t begin = low / (2 * width) * (2 * width);
     const std::int64_t end = (high + 2 * width - 1) / (2 * width) * (2 * width);
@@ -60,8 +71,12 @@ struct paged_attention {
         for (std::int64_t i = begin; i < end; i += width)
           S::store(p + i, S::mul(cap, tanh_vector<S>(S::div(S::load(p + i), cap))));
       }
-      for (std::int64_t i = begin; i < low; ++i) p[i] = -__builtin_huge_valf();
-      for (std::int64_t i = high; i < end; ++i) p[i] = -__builtin_huge_valf();
+      if (low > 0 || high < page)
+        for (std::int64_t i = begin; i < end; i += width) {
+          // Where one operand is NaN, the bound: what is not seen may hold anything.
+          const V above = S::min(S::load(p + i), S::load(seen_bounds.values + page - low + i));
+          S::store(p + i, S::min(above, S::load(seen_bounds.values + 2 * page - high + i)));
+        }
       V most_of = S::load(p + begin);
       for (std::int64_t i = begin + width; i < end; i += width) most_of = S::max(most_of, S::load(p + i));
       page_peak[r] = S::largest(most_of);
@@ -122,8 +137,12 @@ struct paged_attention {
     const auto first_seen = [&](std::int64_t row) {
       return args.window > 0 ? most(0, position(row) - args.window + 1) : 0;
     };
+    const auto output = [&](std::int64_t row) {
+      return args.out + row / group * args.out_stride + (kv_head * group + row % group) * dim;
+    };
     for (std::int64_t row = begin; row < end; ++row) {
       const std::int64_t head = kv_head * group + row % group, r = row - begin;
+      for (std::int64_t d = 0; d < dim; d += 16) S::prefetch_far(output(row) + d);
       pages.set_query(r, args.q + row / group * args.q_stride + head * dim, args.scale * log2e);
       for (std::int64_t d = 0; d < dim; ++d) s.out[r * dim + d] = 0;
       for (int i = 0; i < width; ++i) s.sum[r * width + i] = 0;
@@ -149,7 +168,7 @@ struct paged_attention {
     }
     for (std::int64_t row = begin; row < end; ++row) {
       const float inverse = 1 / S::sum(S::load(s.sum + (row - begin) * width));
-      float* out = args.out + row / group * args.out_stride + (kv_head * group + row % group) * dim;
+      float* const out = output(row);
       for (std::int64_t d = 0; d < dim; ++d) out[d] = s.out[(row - begin) * dim + d] * inverse;
     }
   }

@@ -68,7 +68,8 @@ void session_args::declare(CLI::App& app, bool with_ctx) {
   if (with_ctx)
     app.add_option("--ctx", ctx, "Tokens the context holds; default: what the model was trained for, at most 4096")
         ->check(CLI::Range(1, 1 << 24));
-  app.add_option("--kv-type", kv_type, "Type of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) "
+  app.add_option("--kv-type", kv_type,
+                 "Type of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) "
                  "or q4_0 (a quarter, lossy)")
       ->check(CLI::IsMember({"f16", "f32", "q8_0", "q4_0"}))
       ->capture_default_str();

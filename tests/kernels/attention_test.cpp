@@ -1,5 +1,5 @@
-#include "kernel_test.hpp"
 #include "flywheel/formats/formats.hpp"
+#include "kernel_test.hpp"
 #include "kernels/attention/reference.hpp"
 #include "kernels/matmul/reference.hpp"
 #include "tolerances.hpp"
@@ -141,8 +141,8 @@ struct cache {
   problem what;
   std::vector<float> raw_k, raw_v;  // [positions, n_kv_heads, head_dim]
   std::vector<float> k, v;          // the same, as stored
-  std::vector<float> q;     // [n_tokens, n_heads, head_dim]
-  std::vector<float> seen_q;  // the same, rounded as it is beside quantized keys
+  std::vector<float> q;             // [n_tokens, n_heads, head_dim]
+  std::vector<float> seen_q;        // the same, rounded as it is beside quantized keys
   std::vector<float> sinks;
   std::vector<aligned_array<std::byte>> storage;
   std::vector<std::byte*> pages;

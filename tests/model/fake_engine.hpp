@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "flywheel/detail/try.hpp"
+#include "kernels/attention/page.hpp"
 #include "src/model/engine.hpp"
 #include "src/model/kv_cache.hpp"
 #include "src/model/model_state.hpp"
@@ -102,33 +103,32 @@ class fake_engine final : public detail::engine {
     return z ^ (z >> 31);
   }
 
-  /// Calls f with the address of each element of a position, where kernels put them.
+  /// Calls f with each byte of a position, where kernels put them.
   template <class F>
-  void each(std::byte* page, std::int64_t position, std::size_t element, F&& f) const {
-    const std::int64_t row = position % kv_page_tokens;
-    const std::int64_t d = shape_.kv.head_dim;
-    for (std::int64_t i = 0; i < shape_.kv.n_kv_heads * d; ++i)
-      f(page + static_cast<std::size_t>(i * kv_page_tokens + row) * element);
-    page += static_cast<std::size_t>(shape_.kv.n_kv_heads * d * kv_page_tokens) * element;
-    for (std::int64_t head = 0; head < shape_.kv.n_kv_heads; ++head)
-      for (std::int64_t i = 0; i < d; ++i)
-        f(page + static_cast<std::size_t>((head * kv_page_tokens + row) * d + i) * element);
+  void each(const detail::kv_cache& cache, std::int64_t position, F&& f) const {
+    const std::size_t row = static_cast<std::size_t>(position % kv_page_tokens);
+    std::size_t at = 0;
+    const auto keys = kernels::kv_key_lines(cache.kv_type(), shape_.kv.head_dim);
+    const auto values = kernels::kv_value_lines(cache.kv_type(), shape_.kv.head_dim);
+    for (const auto& half : {keys, values})
+      for (std::int32_t head = 0; head < shape_.kv.n_kv_heads; ++head)
+        for (const auto& lines : {half.numbers, half.scales})
+          for (std::size_t i = 0; i < lines.count; ++i, at += lines.position_bytes * kv_page_tokens)
+            for (std::size_t j = 0; j < lines.position_bytes; ++j) f(at + row * lines.position_bytes + j);
   }
-  static std::size_t element_bytes(const detail::kv_cache& cache) { return cache.kv_type() == dtype::f16 ? 2 : 4; }
 
   void write(detail::kv_cache& cache, std::int32_t layer, std::int64_t position, std::uint64_t value) const {
-    const std::size_t size = element_bytes(cache);
-    each(cache.pages(layer)[position / kv_page_tokens], position, size, [&](std::byte* at) {
+    std::byte* const page = cache.pages(layer)[position / kv_page_tokens];
+    each(cache, position, [&](std::size_t at) {
       value = mix(value);
-      std::memcpy(at, &value, size);
+      page[at] = static_cast<std::byte>(value);
     });
   }
-  std::uint64_t read(detail::kv_cache& cache, std::int32_t layer, std::int64_t position, std::uint64_t seen) const {
-    const std::size_t size = element_bytes(cache);
-    each(cache.pages(layer)[position / kv_page_tokens], position, size, [&](const std::byte* at) {
-      std::uint64_t value = 0;
-      std::memcpy(&value, at, size);
-      seen = (seen ^ value) * 0x9FB21C651E98DF25ULL;
+  std::uint64_t read(const detail::kv_cache& cache, std::int32_t layer, std::int64_t position,
+                     std::uint64_t seen) const {
+    const std::byte* const page = cache.pages(layer)[position / kv_page_tokens];
+    each(cache, position, [&](std::size_t at) {
+      seen = (seen ^ static_cast<std::uint64_t>(page[at])) * 0x9FB21C651E98DF25ULL;
       seen ^= seen >> 29;
     });
     return seen;

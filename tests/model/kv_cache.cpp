@@ -230,7 +230,12 @@ TEST_CASE("running out of memory leaves the cache as it was", "[kv_cache]") {
 }
 
 TEST_CASE("sizes are checked", "[kv_cache]") {
-  CHECK(kv_cache::create(layout, dtype::q8_0).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create(layout, dtype::q4_1).error().code == errc::invalid_argument);
+  for (const dtype type : {dtype::q8_0, dtype::q4_0}) {
+    const error why = kv_cache::create({3, 2, 48}, type).error();
+    CHECK(why.code == errc::invalid_argument);
+    CHECK(why.message.find("use F16 or F32") != std::string::npos);
+  }
   CHECK(kv_cache::create({0, 1, 8}, dtype::f16).error().code == errc::invalid_argument);
   CHECK(kv_cache::create({1, -1, 8}, dtype::f16).error().code == errc::invalid_argument);
   CHECK(kv_cache::create({INT32_MAX, INT32_MAX, INT32_MAX}, dtype::f16).error().code == errc::invalid_argument);
@@ -239,6 +244,9 @@ TEST_CASE("sizes are checked", "[kv_cache]") {
   CHECK(*kv_cache::bytes_for(layout, dtype::f32, 0) == 0);
   CHECK(*kv_cache::bytes_for(layout, dtype::f32, 64) == 3 * page + 3 * 8 * sizeof(void*));
   CHECK(*kv_cache::bytes_for(layout, dtype::f16, 65) == 3 * page + 3 * 8 * sizeof(void*));
+  // A position of a head is a row of the format: keys and values of 3 layers, 2 heads, 64 positions.
+  CHECK(*kv_cache::bytes_for({3, 2, 64}, dtype::q8_0, 64) == 3 * 2 * 2 * 64 * 68 + 3 * 8 * sizeof(void*));
+  CHECK(*kv_cache::bytes_for({3, 2, 64}, dtype::q4_0, 64) == 3 * 2 * 2 * 64 * 36 + 3 * 8 * sizeof(void*));
 }
 
 TEST_CASE("the pieces of a file hold the filled rows and nothing else", "[kv_cache]") {

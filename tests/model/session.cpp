@@ -124,7 +124,8 @@ TEST_CASE("wrong arguments are refused and change nothing", "[session]") {
   };
   CHECK(option_refused([](auto& o) { o.n_ctx = -1; }));
   CHECK(option_refused([](auto& o) { o.n_batch = 0; }));
-  CHECK(option_refused([](auto& o) { o.kv_type = dtype::q8_0; }));
+  CHECK(option_refused([](auto& o) { o.kv_type = dtype::q4_1; }));
+  CHECK(option_refused([](auto& o) { o.kv_type = dtype::q8_0; }));  // heads of 8
   CHECK(option_refused([](auto& o) { o.keep = -1; }));
   CHECK(option_refused([](auto& o) { o.n_ctx = 10, o.keep = 9, o.when_full = when_full::slide; }));
   CHECK(option_refused([](auto& o) { o.when_full = static_cast<when_full>(9); }));

@@ -39,7 +39,7 @@ struct subjects {
       paths.emplace_back(name, folder / name);
     };
     add("f32", [](auto&) {});
-    add("q8_0", [](auto& m) { m.weights = dtype::q8_0, m.tied = false; });
+    add("q8_0", [](auto& m) { m.weights = dtype::q8_0, m.tied = false, m.heads = 2; });
     add("experts", [](auto& m) { m.experts = 4; });
     const std::filesystem::path trained = test::shared_data("family/models/tiny-base/gguf/tiny-base-f16.gguf");
     if (trained.empty())
@@ -48,6 +48,17 @@ struct subjects {
       paths.emplace_back("tiny-base", trained);
   }
 };
+
+/// The cache types that fit a model's heads: all of them for some of the models.
+std::vector<dtype> kv_types(const model& m) {
+  std::vector<dtype> types;
+  for (const dtype type : {dtype::f16, dtype::f32, dtype::q8_0, dtype::q4_0}) {
+    session_options o;
+    o.kv_type = type;
+    if (m.new_session(o)) types.push_back(type);
+  }
+  return types;
+}
 
 std::vector<token_id> ids_for(const model& m, std::size_t n, std::uint64_t seed = 1) {
   test::tiny_random random(seed);
@@ -77,11 +88,14 @@ TEST_CASE("logits do not depend on chunks, calls or threads", "[session_engine]"
   for (const auto& [name, path] : all.paths) {
     INFO(name);
     const model one = open(path, 1);
+    const model two = open(path, 2);
     const model three = open(path, 3);
     const std::vector<token_id> ids = ids_for(one, 150);
-    for (const dtype type : {dtype::f16, dtype::f32}) {
+    const std::vector<dtype> types = kv_types(one);
+    CHECK(types.size() == (name == "q8_0" || name == "tiny-base" ? 4 : 2));
+    for (const dtype type : types) {
       const std::vector<float> want = logits_after(one, ids, type);
-      for (const model& m : {one, three})
+      for (const model& m : {one, two, three})
         for (const std::int32_t n_batch : {1, 7, 64, 150}) {
           CAPTURE(n_batch);
           session s = fresh(m, n_batch, type);
@@ -136,30 +150,34 @@ TEST_CASE("truncated, forked, restored and slid sessions go on like fresh ones",
       joined.insert(joined.end(), more.begin(), more.end());
       return joined;
     };
-    session s = fresh(m);
-    REQUIRE(s.prefill(ids));
-    session fork = std::move(s.fork()).value();
-    REQUIRE(fork.truncate(77));
-    REQUIRE(fork.prefill(more));
-    CHECK(floats(fork.logits()) == logits_after(m, then_more(77)));
-    session restored = fresh(open(path, 1));
-    REQUIRE(restored.restore(*s.save()));
-    CHECK(floats(restored.logits()) == floats(s.logits()));
-    REQUIRE(restored.prefill(more));
-    REQUIRE(s.prefill(more));
-    CHECK(floats(s.logits()) == logits_after(m, then_more(140)));
-    CHECK(floats(restored.logits()) == floats(s.logits()));
+    for (const dtype type : kv_types(m)) {
+      CAPTURE(to_string(type));
+      session s = fresh(m, 64, type);
+      REQUIRE(s.prefill(ids));
+      session fork = std::move(s.fork()).value();
+      REQUIRE(fork.truncate(77));
+      REQUIRE(fork.prefill(more));
+      CHECK(floats(fork.logits()) == logits_after(m, then_more(77), type));
+      session restored = fresh(open(path, 1), 64, type);
+      REQUIRE(restored.restore(*s.save()));
+      CHECK(floats(restored.logits()) == floats(s.logits()));
+      REQUIRE(restored.prefill(more));
+      REQUIRE(s.prefill(more));
+      CHECK(floats(s.logits()) == logits_after(m, then_more(140), type));
+      CHECK(floats(restored.logits()) == floats(s.logits()));
 
-    session_options o;
-    o.n_ctx = 100;
-    o.n_batch = 16;
-    o.when_full = when_full::slide;
-    o.keep = 3;
-    session slid = std::move(m.new_session(o)).value();
-    REQUIRE(slid.prefill(ids));
-    REQUIRE(slid.prefill(more));
-    CHECK(slid.tokens().size() < 100);
-    CHECK(floats(slid.logits()) == logits_after(m, slid.tokens()));
+      session_options o;
+      o.n_ctx = 100;
+      o.n_batch = 16;
+      o.kv_type = type;
+      o.when_full = when_full::slide;
+      o.keep = 3;
+      session slid = std::move(m.new_session(o)).value();
+      REQUIRE(slid.prefill(ids));
+      REQUIRE(slid.prefill(more));
+      CHECK(slid.tokens().size() < 100);
+      CHECK(floats(slid.logits()) == logits_after(m, slid.tokens(), type));
+    }
   }
 }
 

@@ -41,9 +41,11 @@ void put(std::vector<std::byte>& file, std::size_t at, T value) {
 }
 
 TEST_CASE("a restored session continues as the saved one", "[session_file]") {
-  const fake_model m;
+  fake_shape shape;
+  shape.kv.head_dim = 32;
+  const fake_model m(shape);
   const test::temp_folder folder;
-  for (const dtype type : {dtype::f16, dtype::f32})
+  for (const dtype type : {dtype::f16, dtype::f32, dtype::q8_0, dtype::q4_0})
     for (const std::size_t n : {0U, 1U, 63U, 64U, 65U, 150U}) {
       CAPTURE(n);
       const std::vector<token_id> ids = some_ids(n);
@@ -165,6 +167,12 @@ TEST_CASE("files for other sessions are refused with the reason", "[session_file
   CHECK(why(m.open(file_options(49))).code == errc::invalid_argument);
   CHECK(why(m.open(file_options(49))).message.find("n_ctx") != std::string::npos);
   CHECK(why(m.open(file_options(100, dtype::f32))).message.find("F16") != std::string::npos);
+  fake_shape wide;
+  wide.kv.head_dim = 32;
+  const fake_model other_heads(wide);
+  REQUIRE(other_heads.open(file_options(100, dtype::q8_0)).save(folder / "q8_0"));
+  const result<void> q4 = other_heads.open(file_options(100, dtype::q4_0)).restore(folder / "q8_0");
+  CHECK((!q4 && q4.error().message.find("Q8_0") != std::string::npos));
   fake_shape other;
   other.digest = 78;
   CHECK(why(fake_model(other).open(file_options(100))).message.find("another model") != std::string::npos);
