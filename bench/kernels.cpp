@@ -296,7 +296,7 @@ int main(int argc, char** argv) {
     if (!runnable(isa)) continue;
     const kernel_set* set = &kernels::select(isa);
     const std::string name(kernels::cluster_names[i]);
-    for (const dtype kv : {dtype::f16, dtype::f32})
+    for (const dtype kv : {dtype::f16, dtype::f32, dtype::q8_0, dtype::q4_0})
       for (const attention_case c : {attention_case{32, 4, 64, 1, 4096}, attention_case{32, 8, 128, 1, 4096},
                                      attention_case{16, 16, 64, 1, 1024}, attention_case{32, 4, 64, 512, 512},
                                      attention_case{32, 4, 64, 512, 4096}, attention_case{16, 16, 64, 512, 512}})

@@ -37,7 +37,7 @@ class attention_step final : public step {
   void run(const worker_state& w, int phase) const override {
     const bool one = decoding(w.run);
     w.take(tasks(w.run), [&](std::int64_t task) {
-      // The last tokens see most positions: they go first, so that no worker starts a long task at the end.
+      // The last tokens of a head see most positions: they go first, so that no worker starts a long task at the end.
       const piece p = piece_of(w.run, phase == 1 ? tasks(w.run) - 1 - task : task);
       if (one || phase == 0) store(w.run, p);
       if (one || phase == 1) attend(w, p);
@@ -69,8 +69,9 @@ class attention_step final : public step {
       task -= blocks(*slice) * a_.n_kv_heads;
       row += slice->n_tokens;
     }
-    const std::int64_t begin = task / a_.n_kv_heads * block_tokens;
-    return {slice, row, task % a_.n_kv_heads, begin, std::min(slice->n_tokens, begin + block_tokens)};
+    // Head by head: the keys and values of one head at a time stay in the caches.
+    const std::int64_t begin = task % blocks(*slice) * block_tokens;
+    return {slice, row, task / blocks(*slice), begin, std::min(slice->n_tokens, begin + block_tokens)};
   }
 
   void store(const run_state& s, const piece& p) const {
