@@ -3,9 +3,8 @@
 //
 // Activations are quantized in blocks of 32, q = round(x / scale) in [-127, 127]. For the rows of a tile (tile_rows, or
 // those that are left) one block is, `halves` being 2 for weights with a scale per 16, otherwise 1,
-//   i32 start[halves][rows]   where an int32 accumulator must start for sum (code - zero) * q to be right: no
-//   correction
-//                             for the weights' zero point is left to do. For weights with minima (zero 0) instead
+//   i32 start[halves][rows]   where an int32 accumulator must start for sum (code - zero) * q to be right, so that
+//                             zero points need no correction. For weights with minima (zero 0) instead
 //   f32 sums[halves][rows]    the sum of the activations, times 2^e with power_scales
 //   f32 scale[rows]           see block_scales and power_scales
 //   i8  q[8][rows][4]
