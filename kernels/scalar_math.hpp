@@ -16,7 +16,7 @@ constexpr float exp_lowest = -104.0f;    // below: 0
 constexpr float exp_highest = 89.0f;     // above: infinity
 // 2^x = 2^n 2^r, |r| <= 1/2; 2^r = 1 + r (c0 + ... + c5 r^5): the same polynomial in r ln 2.
 constexpr float exp2_c[] = {0.693147181f, 0.240226473f, 0.0555036202f, 0.00961852714f, 0.00133902179f, 0.000153210734f};
-constexpr float exp2_lowest = -151.0f;   // below: 0
+constexpr float exp2_lowest = -100.0f;   // here and below: 0
 constexpr float round_magic = 12582912;  // 1.5 * 2^23: adding it rounds to the nearest integer
 
 /// std::bit_cast would leave weak symbols where it is not inlined.

@@ -23,7 +23,8 @@ typename S::floats exp_vector(typename S::floats x) {
   return S::scale_power(S::add(p, S::set1(1)), n);
 }
 
-/// 2^x for x <= 0: the algorithm of exp without its multiplications by log2(e) and ln(2).
+/// 2^x - 2^-100 for x <= 0, and 0 from x = -100 down: the algorithm of exp without its multiplications by log2(e) and
+/// ln(2). Never denormal: products with such weights take a hundred times longer, and there are many far from a peak.
 template <class S>
 typename S::floats exp2_vector(typename S::floats x) {
   using V = typename S::floats;
@@ -36,7 +37,7 @@ typename S::floats exp2_vector(typename S::floats x) {
   p = S::fma(r, p, S::set1(exp2_c[2]));
   p = S::fma(r, p, S::set1(exp2_c[1]));
   p = S::fma(r, p, S::set1(exp2_c[0]));
-  return S::scale_power(S::fma(r, p, S::set1(1)), n);
+  return S::sub(S::scale_power(S::fma(r, p, S::set1(1)), n), S::set1(0x1p-100f));
 }
 
 template <class S>
