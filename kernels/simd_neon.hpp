@@ -144,6 +144,15 @@ struct simd {
     const uint8x8_t low = vmovn_u16(vcombine_u16(halves, halves));
     __builtin_memcpy(p, &low, 4);
   }
+  template <int N>  ///< Of 32-bit words: to the right for N > 0, with copies of the sign; to the left for N < 0.
+  static bytes shift_words(bytes x) {
+    if constexpr (N > 0)
+      return from_words(vshrq_n_s32(words(x), N));
+    else if constexpr (N < 0)
+      return from_words(vshlq_n_s32(words(x), -N));
+    else
+      return x;
+  }
   static bytes as_bytes(floats x) { return vreinterpretq_u8_f32(x); }
   static floats as_floats(bytes bits) { return vreinterpretq_f32_u8(bits); }
   static floats to_floats(bytes x) { return vcvtq_f32_s32(words(x)); }
