@@ -23,6 +23,7 @@ constexpr std::int64_t most_tile_rows = 8;
 
 /// Codes as row `r` of the `rows` of a tile block; `words`: where the block's codes begin.
 inline void store_codes(const std::int8_t* q, std::int64_t rows, std::int64_t r, std::int32_t* words) {
+  asm volatile("" : "+r"(q) : : "memory");  // through memory: compilers would take vectors apart in slower ways
   for (int s = 0; s < 8; ++s) __builtin_memcpy(words + s * rows + r, q + 4 * s, 4);
 }
 
