@@ -99,6 +99,7 @@ job_arm64() {
   local compiler=aarch64-linux-gnu-g++
   [ "$(uname -m)" != aarch64 ] || skip "this is an arm64 machine, on which the other jobs run these tests" || return
   command -v $compiler >/dev/null || skip "no $compiler here" || return
+  [ "$($compiler -dumpversion | cut -d. -f1)" -ge 12 ] || skip "$compiler is older than 12" || return
   command -v qemu-aarch64 qemu-aarch64-static >/dev/null || skip "no qemu-user here" || return
   # Catch2 2 is a header, Catch2 3 a library of the target's.
   [ -e /usr/include/catch2/catch.hpp ] || [ -e /usr/lib/aarch64-linux-gnu/cmake/Catch2 ] ||

@@ -78,7 +78,7 @@ result<output_file> output_file::create(const std::filesystem::path& path) {
   // Renaming over a device or a pipe would destroy it.
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
     return error{errc::invalid_argument, "this is not a regular file; give the name of one", file.where_};
-  // A link stays: the file it leads to is replaced.
+  // A link stays: the existing file it leads to is replaced.
   if (auto target = std::filesystem::canonical(path, ignored); !ignored) file.path_ = std::move(target);
   file.folder_ = file.path_.parent_path();
   file.pending_.reserve(buffer_bytes);

@@ -81,7 +81,7 @@ void matmul_workload::run(std::int64_t m, int count, std::size_t prefetch_bytes)
   const auto matrix = [&](int i) { return area_.data() + (next_ + static_cast<std::size_t>(i)) % copies_ * matrix_; };
   if (together) {
     // A worker that yields on a busy machine may be gone for milliseconds: that would measure the machine.
-    detail::barrier barrier(workers, 200000);
+    detail::barrier barrier(workers, patient_spins(workers));
     pool_->run(workers, [&](unsigned worker) {
       for (int i = 0; i < count; ++i) {
         prepare(s, worker);

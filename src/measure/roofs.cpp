@@ -23,7 +23,8 @@ constexpr std::size_t read_unit = 4096;
 
 result<buffer> make_area(executor& pool, std::size_t bytes) {
   const unsigned threads = pool.concurrency();
-  const std::size_t each = std::max(read_unit, (bytes ? bytes : uncached_bytes()) / threads / read_unit * read_unit);
+  const std::size_t each = std::max<std::size_t>(
+      read_unit, static_cast<std::size_t>(bytes ? bytes : uncached_bytes()) / threads / read_unit * read_unit);
   FLYWHEEL_TRY(buffer made, buffer::allocate(each * threads));
   pool.run(threads, [&](unsigned t) { std::memset(made.mutable_data() + t * each, 1, each); });
   return made;
@@ -40,7 +41,7 @@ double roof_meter::burst(function_ref<double(unsigned)> body) const {
     return units * threads / time;
   }
   // All begin at once, and waking them up does not count.
-  detail::barrier together(threads, 200000);
+  detail::barrier together(threads, patient_spins(threads));
   double units = 0, time = 0;
   pool_->run(threads, [&](unsigned t) {
     together.arrive_and_wait();

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <ctime>
 #include <vector>
+
+#include "flywheel/core/executor.hpp"
 
 namespace flywheel::inline v0::measure {
 
@@ -24,6 +27,10 @@ double timed(Body&& body, clock_fn clock = wall_seconds) {
   body();
   return std::max(clock() - start, 1e-9);
 }
+
+/// For a detail::barrier in what is measured: longer than other programs take a core away for, unless there are more
+/// workers than cores, which then wait for each other.
+inline std::uint32_t patient_spins(unsigned workers) { return workers <= usable_cores() ? 200000 : 1000; }
 
 struct spread {
   double median = 0, min = 0, max = 0;

@@ -79,12 +79,35 @@ class process {
   process(const process&) = delete;
   process& operator=(const process&) = delete;
 
-  void send(int signal) const { ::kill(pid_, signal); }
+  void send(int signal) const {
+    REQUIRE(pid_ > 0);  // kill(-1, ...) would reach every process of this user
+    ::kill(pid_, signal);
+  }
   [[nodiscard]] std::string out_so_far() const { return slurp(folder_ / "out"); }
 
   finished wait() {
     int status = 0;
-    REQUIRE(::waitpid(std::exchange(pid_, -1), &status, 0) >= 0);
+    REQUIRE(::waitpid(pid_, &status, 0) == pid_);
+    return ended(status);
+  }
+
+  /// Sends a signal after half a second, and again until the process ends: on a busy machine the first one may come
+  /// before it matters.
+  finished wait_sending(int signal) {
+    int status = 0;
+    pid_t found = 0;
+    for (int i = 0; found == 0; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(i == 0 ? 500 : 200));
+      found = ::waitpid(pid_, &status, WNOHANG);
+      if (found == 0) send(i < 100 ? signal : SIGKILL);
+    }
+    REQUIRE(found == pid_);
+    return ended(status);
+  }
+
+ private:
+  finished ended(int status) {
+    pid_ = -1;
     finished f;
     f.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     f.out = slurp(folder_ / "out");
@@ -92,7 +115,6 @@ class process {
     return f;
   }
 
- private:
   temp_folder folder_;
   pid_t pid_ = -1;
 };

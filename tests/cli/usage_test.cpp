@@ -171,19 +171,19 @@ TEST_CASE("closed standard streams are errors, and files stay whole") {
   check_failure(prompt.wait(), 1, "stdin: cannot read");
 }
 
+#if !FLYWHEEL_SANITIZED  // it fills half a gigabyte
 TEST_CASE("a text that never ends is refused") {
   const tiny_file m;
   check_failure(flywheel_command({"tokenize", m.path, "--file", "/dev/zero"}), 1, "larger than 512 MiB");
 }
+#endif
 
 TEST_CASE("Ctrl-C while output is blocked is no error of the output") {
   const tiny_file m;
   const std::string pipe = (m.folder / "pipe").string();
   REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
   process p({"logits", m.path, "--ids", "1", "--out", pipe});  // nobody reads it
-  std::this_thread::sleep_for(std::chrono::milliseconds(500));
-  p.send(SIGINT);
-  const finished f = p.wait();
+  const finished f = p.wait_sending(SIGINT);
   CHECK(f.code == 130);
   CHECK(f.err.empty());
 }

@@ -26,7 +26,7 @@ constexpr double activation_kl = 0.001;
 /// Perplexity over perplexity with exact activations, over thousands of tokens. 8-bit weights have little error of
 /// their own to hide it.
 constexpr double perplexity = 0.002;
-constexpr double perplexity_q8_0 = 0.0005;
+constexpr double perplexity_q8_0 = 0.0005;  // seen: 0.00016 with x86_avx512vnni, 0.00015 with x86_avx2
 }  // namespace tolerance
 
 std::vector<float> values_of(const io::archive& file, const io::tensor_info& tensor) {

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstdio>
 #include <iterator>
+#include <optional>
 #include <span>
 
 #include "cli/bench/model.hpp"
@@ -331,6 +332,8 @@ int bench_hardware(const hardware_bench_args& args) {
   if (auto found = detect_isa(args.isa); !found && !args.isa.empty())
     throw usage_error("--isa", found.error().to_string());
 
+  std::optional<output_file> plot;  // before the work: a name that cannot be written should not cost a minute
+  if (!args.plot.empty()) plot.emplace(args.plot);
   hardware_report report;
   {
     progress_bar bar("measuring");
@@ -340,13 +343,14 @@ int bench_hardware(const hardware_bench_args& args) {
     report = measure::measure_hardware(options).value();
   }
   model_speeds speeds = predict(report);
-  if (!args.quick) speeds.measured = run_model(report.prefetch_weight, args, stop);
+  // Models of plain numbers would need a temporary file of several GB.
+  if (!args.quick && info(report.prefetch_weight)->kind != dtype_kind::real)
+    speeds.measured = run_model(report.prefetch_weight, args, stop);
 
-  if (!args.plot.empty()) {
+  if (plot) {
     const std::string svg = roofline_svg(report);
-    output_file file(args.plot);
-    file.write(std::as_bytes(std::span(svg)));
-    file.finish();
+    plot->write(std::as_bytes(std::span(svg)));
+    plot->finish();
   }
   if (args.json) {
     print_line(dump(hardware_json(report, speeds)));
