@@ -9,6 +9,7 @@
 #include "cli/output.hpp"
 #include "cli/progress_bar.hpp"
 #include "cli/run.hpp"
+#include "cli/terminal.hpp"
 
 namespace flywheel::cli {
 namespace {
@@ -18,6 +19,7 @@ enum class line_state { line, interrupted, end };
 /// One line from stdin without its line feed. Unlike std::getline this tells Ctrl-C from the end of the input.
 line_state read_line(std::string& line) {
   line.clear();
+  const interruptible_reading reading;
   while (true) {
     errno = 0;
     const int c = std::fgetc(stdin);

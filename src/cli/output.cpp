@@ -268,6 +268,7 @@ std::string read_file(const std::filesystem::path& path) {
   if (file == nullptr) fail_io(where, "cannot open");
   std::string text;
   std::vector<char> piece(1 << 16);
+  const interruptible_reading reading;
   std::size_t got = 0;
   while (text.size() <= largest_text && (got = std::fread(piece.data(), 1, piece.size(), file)) > 0)
     text.append(piece.data(), got);

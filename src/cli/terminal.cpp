@@ -95,6 +95,16 @@ std::thread& watcher() {
 #  endif
 #endif
 
+/// Whether a system call goes on after Ctrl-C or returns EINTR.
+void restart_after_interrupt([[maybe_unused]] bool restart) {
+#if !defined(_WIN32)
+  struct sigaction action {};
+  sigaction(SIGINT, nullptr, &action);
+  action.sa_flags = restart ? action.sa_flags | SA_RESTART : action.sa_flags & ~SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+#endif
+}
+
 }  // namespace
 
 #if defined(_WIN32)
@@ -120,7 +130,8 @@ interrupt::interrupt() {
   }
 #  endif
   struct sigaction action {};
-  action.sa_handler = on_signal;  // no SA_RESTART: a blocked read of the prompt returns
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;  // else text on its way to a slow terminal would be lost
   sigaction(SIGINT, &action, &previous_action);
 }
 
@@ -135,6 +146,9 @@ interrupt::~interrupt() {
 #  endif
 }
 #endif
+
+interruptible_reading::interruptible_reading() { restart_after_interrupt(false); }
+interruptible_reading::~interruptible_reading() { restart_after_interrupt(true); }
 
 std::stop_token interrupt::token() const {
   const std::lock_guard lock(state().mutex);

@@ -29,4 +29,13 @@ class interrupt {
   void reset();
 };
 
+/// While it exists Ctrl-C ends a blocked read (EINTR); otherwise reads and writes go on, so that no output is lost.
+class interruptible_reading {
+ public:
+  interruptible_reading();
+  ~interruptible_reading();
+  interruptible_reading(const interruptible_reading&) = delete;
+  interruptible_reading& operator=(const interruptible_reading&) = delete;
+};
+
 }  // namespace flywheel::cli
