@@ -45,6 +45,12 @@ struct sequence_slice {
   std::int64_t n_tokens = 0;                 ///< Consecutive rows of the chunk.
   std::int64_t first_position = 0;           ///< Position of the first of them.
   std::byte* const* const* pages = nullptr;  ///< [layer][page]: the KV pages up to the last of these positions.
+  /// [layer]: recurrent state (f32, laid out by its node) before the first of these tokens, zeros at position 0. Null
+  /// where no node of the layer has any.
+  const std::byte* const* state = nullptr;
+  /// [layer]: where the run stores the state after the last of these tokens; never the memory of `state`, so that a run
+  /// that fails or is cancelled leaves the old one whole.
+  std::byte* const* next_state = nullptr;
 };
 
 /// Everything a run touches. All pointers stay valid during the run; nothing is allocated.
