@@ -32,6 +32,7 @@ struct kernel_set {
   add_fn add;
   scaled_add_fn scaled_add;
   scale_fn scale;
+  softcap_fn softcap;
   f32_to_f16_fn f32_to_f16;
   int8_dots_fn int8_dots;
   f32_fmas_fn f32_fmas;

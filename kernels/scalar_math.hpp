@@ -18,6 +18,9 @@ constexpr float exp_highest = 89.0f;     // above: infinity
 constexpr float exp2_c[] = {0.693147181f, 0.240226473f, 0.0555036202f, 0.00961852714f, 0.00133902179f, 0.000153210734f};
 constexpr float exp2_lowest = -100.0f;   // here and below: 0
 constexpr float round_magic = 12582912;  // 1.5 * 2^23: adding it rounds to the nearest integer
+// activation::clamped_swish
+constexpr float swish_limit = 7;
+constexpr float swish_slope = 1.702f;
 
 /// std::bit_cast would leave weak symbols where it is not inlined.
 template <class To, class From>

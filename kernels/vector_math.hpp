@@ -59,6 +59,12 @@ typename S::floats gelu_tanh_vector(typename S::floats x) {
 }
 
 template <class S>
+typename S::floats clamped_swish_vector(typename S::floats x) {
+  const typename S::floats m = S::min(S::set1(swish_limit), x);
+  return S::div(m, S::add(S::set1(1), exp_vector<S>(S::mul(S::set1(-swish_slope), m))));
+}
+
+template <class S>
 typename S::floats relu_vector(typename S::floats x) {
   return S::max(S::zero(), x);
 }

@@ -18,5 +18,8 @@ void scaled_add_arm64_dotprod(const float* x, float s, std::int64_t n, float* y)
   element_wise<simd>::scaled_add(x, s, n, y);
 }
 void scale_arm64_dotprod(const float* x, float s, std::int64_t n, float* y) { element_wise<simd>::scale(x, s, n, y); }
+void softcap_arm64_dotprod(const float* x, float cap, std::int64_t n, float* y) {
+  element_wise<simd>::softcap(x, cap, n, y);
+}
 
 }  // namespace flywheel::inline v0::kernels

@@ -6,6 +6,12 @@ namespace {
 
 float relu_f32(float x) { return x < 0 ? 0.0f : x; }  // keeps NaN
 
+float clamped_swish_f32(float x) {
+  const float m = choose(x > swish_limit, swish_limit, x);
+  return m / (1 + exp_f32(-swish_slope * m));
+}
+float clamped_f32(float x) { return choose(x > swish_limit, swish_limit, choose(x < -swish_limit, -swish_limit, x)); }
+
 template <float (*Act)(float)>
 void glu_loop(const float* gate, const float* up, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = Act(gate[i]) * up[i];
@@ -26,6 +32,9 @@ void glu_generic(activation kind, const float* gate, const float* up, std::int64
       return glu_loop<gelu_tanh_f32>(gate, up, n, y);
     case activation::relu:
       return glu_loop<relu_f32>(gate, up, n, y);
+    case activation::clamped_swish:
+      for (std::int64_t i = 0; i < n; ++i) y[i] = clamped_swish_f32(gate[i]) * (clamped_f32(up[i]) + 1);
+      return;
   }
 }
 
@@ -37,6 +46,8 @@ void activate_generic(activation kind, const float* x, std::int64_t n, float* y)
       return activate_loop<gelu_tanh_f32>(x, n, y);
     case activation::relu:
       return activate_loop<relu_f32>(x, n, y);
+    case activation::clamped_swish:
+      return activate_loop<clamped_swish_f32>(x, n, y);
   }
 }
 
@@ -50,6 +61,10 @@ void scaled_add_generic(const float* x, float s, std::int64_t n, float* y) {
 
 void scale_generic(const float* x, float s, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = s * x[i];
+}
+
+void softcap_generic(const float* x, float cap, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = cap * tanh_f32(x[i] / cap);
 }
 
 }  // namespace flywheel::inline v0::kernels

@@ -35,6 +35,13 @@ struct element_wise {
         return glu_with([](V x) { return gelu_tanh_vector<S>(x); }, gate, up, n, y);
       case activation::relu:
         return glu_with([](V x) { return relu_vector<S>(x); }, gate, up, n, y);
+      case activation::clamped_swish:
+        return for_vectors<S>(n, [=](auto load, auto store) {
+          // min and max give their second operand where one is NaN.
+          const V most = S::set1(swish_limit), least = S::set1(-swish_limit);
+          const V clamped = S::max(least, S::min(most, load(up)));
+          store(y, S::mul(clamped_swish_vector<S>(load(gate)), S::add(clamped, S::set1(1))));
+        });
     }
   }
 
@@ -50,6 +57,8 @@ struct element_wise {
         return activate_with([](V v) { return gelu_tanh_vector<S>(v); }, x, n, y);
       case activation::relu:
         return activate_with([](V v) { return relu_vector<S>(v); }, x, n, y);
+      case activation::clamped_swish:
+        return activate_with([](V v) { return clamped_swish_vector<S>(v); }, x, n, y);
     }
   }
 
@@ -61,6 +70,12 @@ struct element_wise {
   }
   static void scale(const float* x, float s, std::int64_t n, float* y) {
     for_vectors<S>(n, [=](auto load, auto store) { store(y, S::mul(S::set1(s), load(x))); });
+  }
+  static void softcap(const float* x, float cap, std::int64_t n, float* y) {
+    for_vectors<S>(n, [=](auto load, auto store) {
+      const V c = S::set1(cap);
+      store(y, S::mul(c, tanh_vector<S>(S::div(load(x), c))));
+    });
   }
 };
 

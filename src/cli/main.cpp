@@ -13,6 +13,7 @@
 #include "cli/command.hpp"
 #include "cli/help.hpp"
 #include "cli/output.hpp"
+#include "flywheel/detail/edit_distance.hpp"
 #include "flywheel/version.hpp"
 
 namespace flywheel::cli {
@@ -39,25 +40,11 @@ int report(const std::string& text, int code) noexcept {
   return code;
 }
 
-/// How many letters must change to turn one word into the other (Levenshtein).
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = std::exchange(row[j], std::min({change, row[j] + 1, row[j - 1] + 1}));
-    }
-  }
-  return row[b.size()];
-}
-
 std::string did_you_mean(std::string_view word, const std::vector<std::string>& known) {
   const std::string* best = nullptr;
   std::size_t best_distance = std::max<std::size_t>(1, word.size() / 3) + 1;
   for (const std::string& name : known)
-    if (const std::size_t d = distance(word, name); d < best_distance) best = &name, best_distance = d;
+    if (const std::size_t d = detail::edit_distance(word, name); d < best_distance) best = &name, best_distance = d;
   return best ? "; did you mean '" + *best + "'?" : std::string();
 }
 

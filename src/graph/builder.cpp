@@ -29,42 +29,73 @@ value builder::optional_weight(const std::string& name, std::initializer_list<st
   return weight(name, dims);
 }
 
-value builder::weight(const std::string& name, std::initializer_list<std::int64_t> dims) {
-  if (error_) return {};
-  for (std::size_t i = 0; i < graph_.nodes.size(); ++i)  // a tensor used twice (tied embeddings) is one node
-    if (graph_.nodes[i].kind == op::weight &&
-        graph_.weights[graph_.nodes[i].as<weight_attributes>().index].name == name)
-      return graph_.nodes[i].outputs.front();
+const io::tensor_info* builder::find(const std::string& name, const shape& want) {
+  if (error_) return nullptr;
   const io::tensor_info* info = file_->find(name);
-  const shape want(dims);
   if (!info) {
     fail({errc::malformed, "the model lacks a tensor that its architecture needs, " + want.to_string(), name});
-    return {};
-  }
-  if (!(info->dims == want)) {
+  } else if (!(info->dims == want)) {
     fail({errc::malformed,
           "the tensor is " + info->dims.to_string() + " where the model's metadata ask for " + want.to_string(), name});
+    return nullptr;
+  }
+  return info;
+}
+
+value builder::append_weight(weight_info info) {
+  for (const node& n : graph_.nodes)  // a tensor used twice (tied embeddings) is one node
+    if (n.kind == op::weight && graph_.weights[n.as<weight_attributes>().index].same_rows(info))
+      return n.outputs.front();
+  const auto index = static_cast<std::uint32_t>(graph_.weights.size());
+  graph_.weights.push_back(std::move(info));
+  return append(op::weight, {}, weight_attributes{index});
+}
+
+value builder::weight(const std::string& name, std::initializer_list<std::int64_t> dims) {
+  const io::tensor_info* info = find(name, shape(dims));
+  return info ? append_weight({name, info->type, info->dims, 0}) : value{};
+}
+
+value builder::weight_rows(const std::string& name, std::initializer_list<std::int64_t> dims, std::int64_t first,
+                           std::int64_t count) {
+  const io::tensor_info* info = find(name, shape(dims));
+  if (!info) return {};
+  const std::size_t rank = dims.size();
+  const std::int64_t rows = rank < 2 ? 0 : info->dims[rank - 2];
+  if (first < 0 || count < 1 || first > rows - count) {
+    fail({errc::invalid_argument,
+          "there are no rows " + std::to_string(first) + " to " + std::to_string(first + count - 1), name});
     return {};
   }
-  const auto index = static_cast<std::uint32_t>(graph_.weights.size());
-  graph_.weights.push_back({name, info->type, info->dims});
-  return append(op::weight, {}, weight_attributes{index});
+  const shape part = rank == 2 ? shape{count, info->dims[1]} : shape{info->dims[0], count, info->dims[2]};
+  return append_weight({name, info->type, part, first});
 }
 
 value builder::token_ids() { return append(op::token_ids, {}, no_attributes{}); }
 value builder::embed(value table, value ids) { return append(op::embed, {table, ids}, no_attributes{}); }
-value builder::rms_norm(value x, value weight, float eps) {
-  return append(op::rms_norm, {x, weight}, norm_attributes{eps});
+value builder::rms_norm(value x, value weight, float eps, std::int64_t group) {
+  return append(op::rms_norm, {x, weight}, norm_attributes{eps, group});
 }
-value builder::rope(value x, const rope_attributes& attributes, value factors) {
-  return append(op::rope, {x, factors}, attributes);
+value builder::rope(value x, const rope_attributes& attributes, value factors, value long_factors) {
+  return append(op::rope, {x, factors, long_factors}, attributes);
 }
-value builder::attention(value q, value k, value v, const attention_attributes& attributes) {
-  return append(op::attention, {q, k, v, value{}}, attributes);
+value builder::attention(value q, value k, value v, const attention_attributes& attributes, value sinks) {
+  std::vector<value> inputs(attention_attributes::input_count);
+  inputs[attention_attributes::q] = q;
+  inputs[attention_attributes::k] = k;
+  inputs[attention_attributes::v] = v;
+  inputs[attention_attributes::sinks] = sinks;
+  return append(op::attention, std::move(inputs), attributes);
 }
 value builder::glu(value gate, value up, activation act) { return append(op::glu, {gate, up}, glu_attributes{act}); }
 value builder::add(value a, value b) { return append(op::add, {a, b}, no_attributes{}); }
-value builder::scale(value x, float factor) { return append(op::scale, {x}, scale_attributes{factor}); }
+value builder::scale(value x, float factor, value weight) {
+  return append(op::scale, {x, weight}, scale_attributes{factor});
+}
+value builder::softcap(value x, float cap) { return append(op::softcap, {x}, softcap_attributes{cap}); }
+value builder::columns(value x, std::int64_t first, std::int64_t count) {
+  return append(op::columns, {x}, columns_attributes{first, count});
+}
 value builder::select_outputs(value x) { return append(op::select_outputs, {x}, no_attributes{}); }
 
 value builder::matmul(value x, value weight, value bias) {
@@ -73,8 +104,12 @@ value builder::matmul(value x, value weight, value bias) {
   return append(op::linear, a.biases ? std::vector<value>{x, weight, bias} : std::vector<value>{x, weight}, a);
 }
 
-value builder::moe_ffn(value x, value router, value gate, value up, value down, const moe_attributes& attributes) {
-  return append(op::moe_ffn, {x, router, gate, up, down, value{}}, attributes);
+value builder::moe_ffn(value x, value router, value gate, value up, value down, const moe_attributes& attributes,
+                       const moe_extras& e) {
+  return append(
+      op::moe_ffn,
+      {x, router, gate, up, down, value{}, e.gate_bias, e.up_bias, e.down_bias, e.selection_bias, e.expert_scale},
+      attributes);
 }
 
 void builder::output(value v) {

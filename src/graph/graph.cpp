@@ -13,7 +13,8 @@ std::string extent(const graph& g, value v) {
   if (!v.valid()) return "-";
   const value_info& info = g.at(v);
   std::string text = "%" + std::to_string(v.index);
-  if (const weight_info* w = g.weight_of(v)) return text + " " + w->name;
+  if (const weight_info* w = g.weight_of(v))
+    return text + " " + w->name + (w->first_row > 0 ? " from row " + std::to_string(w->first_row) : "");
   text += info.rows == row_kind::tokens ? " [tokens" : " [outputs";
   if (info.cols != 0) text += ", " + std::to_string(info.cols);
   return text + "]";
@@ -30,6 +31,8 @@ std::string details(const node& n) {
     const auto& a = n.as<attention_attributes>();
     text += " layer " + std::to_string(a.layer) + ", " + std::to_string(a.n_heads) + "/" +
             std::to_string(a.n_kv_heads) + " heads of " + std::to_string(a.head_dim);
+    if (a.window > 0) text += ", window " + std::to_string(a.window);
+    if (a.norm_eps[0]) text += ", norm";
     if (a.rope) text += ", rope";
   }
   return text;

@@ -44,6 +44,9 @@ class checker {
     if (!same) return complain("weight " + w->name + " " + w->dims.to_string() + " does not fit");
     return true;
   }
+  [[nodiscard]] bool optional_weight(std::size_t i, std::initializer_list<std::int64_t> dims) {
+    return !given(i) || weight(i, dims);
+  }
   bool complain(std::string what) {
     if (message_.empty()) message_ = std::string(to_string(n_.kind)) + " " + std::move(what);
     return false;
@@ -78,10 +81,11 @@ bool infer_linear(checker& c, infos& out) {
   for (std::size_t i = 0; i < a->weights; ++i) {
     if (!c.weight(a->weight_input(i), {0, k})) return false;
     const std::int64_t n = c.tensor(a->weight_input(i)).dims[0];
-    if (a->biases && c.given(a->bias_input(i)) && !c.weight(a->bias_input(i), {n})) return false;
+    if (a->biases && !c.optional_weight(a->bias_input(i), {n})) return false;
     out.push_back(activation_of(c.in(0).rows, n));
   }
-  if (a->norm && !c.weight(a->norm_input(), {k})) return false;
+  if (a->norm && a->norm->group != 0) return c.complain("norms whole rows only");
+  if (a->norm && !c.optional_weight(a->norm_input(), {k})) return false;
   if (a->glu) {
     if (a->weights != 2 || out[0].cols != out[1].cols)
       return c.complain("with glu needs two weights of the same extents");
@@ -103,41 +107,59 @@ bool check_rope(checker& c, const rope_attributes& r) {
 
 bool infer_rope(checker& c, infos& out) {
   const auto* a = c.attributes<rope_attributes>();
-  if (!a || !c.inputs(2) || !c.activation(0) || !check_rope(c, *a)) return false;
-  if (c.given(1) && !c.weight(1, {a->n_rot / 2})) return false;
+  if (!a || !c.inputs(3) || !c.activation(0) || !check_rope(c, *a)) return false;
+  if (!c.optional_weight(1, {a->n_rot / 2}) || !c.optional_weight(2, {a->n_rot / 2})) return false;
   if (c.in(0).cols % a->head_dim != 0) return c.complain("gets rows that are not whole heads");
   out.push_back(c.in(0));
   return true;
 }
 
 bool infer_attention(checker& c, infos& out) {
+  using in = attention_attributes;
   const auto* a = c.attributes<attention_attributes>();
-  if (!a || !c.inputs(4)) return false;
+  if (!a || !c.inputs(in::input_count)) return false;
   if (a->n_heads < 1 || a->n_kv_heads < 1 || a->head_dim < 1 || a->layer < 0 || a->n_heads % a->n_kv_heads != 0)
     return c.complain("cannot share " + std::to_string(a->n_kv_heads) + " key heads among " +
                       std::to_string(a->n_heads));
   const std::int64_t kv = a->n_kv_heads * a->head_dim;
-  if (!c.activation(0, a->n_heads * a->head_dim) || !c.activation(1, kv) || !c.activation(2, kv)) return false;
-  if (c.in(0).rows != row_kind::tokens || !c.same_rows(0, 1) || !c.same_rows(0, 2))
+  if (!c.activation(in::q, a->n_heads * a->head_dim)) return false;
+  if (c.given(in::k) != c.given(in::v)) return c.complain("needs both keys and values, or neither");
+  if (c.given(in::k) && (!c.activation(in::k, kv) || !c.activation(in::v, kv))) return false;
+  if (c.in(in::q).rows != row_kind::tokens ||
+      (c.given(in::k) && (!c.same_rows(in::q, in::k) || !c.same_rows(in::q, in::v))))
     return c.complain("needs all tokens' rows");
+  if (a->temperature != 0 && a->temperature_length < 1) return c.complain("has a temperature without its length");
   if (a->rope && (!check_rope(c, *a->rope) || a->rope->head_dim != a->head_dim))
     return c.complain("has another head size than its rope");
-  if (c.given(3) && (!a->rope || !c.weight(3, {a->rope->n_rot / 2})))
-    return c.complain("has rotary factors that do not fit");
+  for (const std::size_t i : {in::rope_factors, in::long_rope_factors})
+    if (c.given(i) && (!a->rope || !c.weight(i, {a->rope->n_rot / 2})))
+      return c.complain("has rotary factors that do not fit");
+  if (!c.optional_weight(in::sinks, {a->n_heads})) return false;
+  for (std::size_t i = 0; i < 3; ++i) {
+    if (a->norm_eps[i] && !c.given(i)) return c.complain("norms keys or values that it does not have");
+    if (c.given(in::q_norm + i) && (!a->norm_eps[i] || !c.weight(in::q_norm + i, {a->head_dim})))
+      return c.complain("has weights of norms that do not fit");
+  }
   out.push_back(c.in(0));
   return true;
 }
 
 bool infer_moe(checker& c, infos& out) {
+  using in = moe_attributes;
   const auto* a = c.attributes<moe_attributes>();
-  if (!a || !c.inputs(6) || !c.activation(0)) return false;
+  if (!a || !c.inputs(in::input_count) || !c.activation(in::x)) return false;
   if (a->n_expert < 1 || a->n_used < 1 || a->n_used > a->n_expert)
     return c.complain("cannot use " + std::to_string(a->n_used) + " of " + std::to_string(a->n_expert) + " experts");
   const std::int64_t n = c.in(0).cols;
-  if (!c.activation(1, a->n_expert) || !c.same_rows(0, 1) || !c.weight(2, {a->n_expert, 0, n})) return false;
-  const std::int64_t ff = c.tensor(2).dims[1];
-  if (!c.weight(3, {a->n_expert, ff, n}) || !c.weight(4, {a->n_expert, n, ff})) return false;
-  if (c.given(5) && (!c.activation(5, n) || !c.same_rows(0, 5))) return false;
+  if (!c.activation(in::router, a->n_expert) || !c.same_rows(in::x, in::router)) return false;
+  if (!c.weight(in::gate, {a->n_expert, 0, n})) return false;
+  const std::int64_t ff = c.tensor(in::gate).dims[1];
+  if (!c.weight(in::up, {a->n_expert, ff, n}) || !c.weight(in::down, {a->n_expert, n, ff})) return false;
+  if (c.given(in::residual) && (!c.activation(in::residual, n) || !c.same_rows(in::x, in::residual))) return false;
+  if (!c.optional_weight(in::gate_bias, {a->n_expert, ff}) || !c.optional_weight(in::up_bias, {a->n_expert, ff}) ||
+      !c.optional_weight(in::down_bias, {a->n_expert, n}) || !c.optional_weight(in::selection_bias, {a->n_expert}) ||
+      !c.optional_weight(in::expert_scale, {a->n_expert}))
+    return false;
   out.push_back(c.in(0));
   return true;
 }
@@ -160,11 +182,15 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       if (!c.given(1) || c.in(1).type != dtype::i32) return c.complain("needs token ids");
       out.push_back(activation_of(row_kind::tokens, c.tensor(0).dims[1]));
       return true;
-    case op::rms_norm:
-      if (!c.attributes<norm_attributes>() || !c.inputs(2) || !c.activation(0)) return false;
-      if (!c.weight(1, {c.in(0).cols})) return false;
+    case op::rms_norm: {
+      const auto* a = c.attributes<norm_attributes>();
+      if (!a || !c.inputs(2) || !c.activation(0)) return false;
+      const std::int64_t group = a->group == 0 ? c.in(0).cols : a->group;
+      if (group < 1 || c.in(0).cols % group != 0) return c.complain("gets rows that are not whole groups");
+      if (!c.optional_weight(1, {group})) return false;
       out.push_back(c.in(0));
       return true;
+    }
     case op::linear:
       return infer_linear(c, out);
     case op::rope:
@@ -179,9 +205,25 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       out.push_back(c.in(0));
       return true;
     case op::scale:
-      if (!c.attributes<scale_attributes>() || !c.inputs(1) || !c.activation(0)) return false;
+      if (!c.attributes<scale_attributes>() || !c.inputs(2) || !c.activation(0) || !c.optional_weight(1, {1}))
+        return false;
       out.push_back(c.in(0));
       return true;
+    case op::softcap: {
+      const auto* a = c.attributes<softcap_attributes>();
+      if (!a || !c.inputs(1) || !c.activation(0)) return false;
+      if (!(a->cap > 0)) return c.complain("needs a positive cap");
+      out.push_back(c.in(0));
+      return true;
+    }
+    case op::columns: {
+      const auto* a = c.attributes<columns_attributes>();
+      if (!a || !c.inputs(1) || !c.activation(0)) return false;
+      if (a->first < 0 || a->count < 1 || a->first > c.in(0).cols - a->count)
+        return c.complain("asks for columns that are not there");
+      out.push_back(activation_of(c.in(0).rows, a->count));
+      return true;
+    }
     case op::select_outputs:
       if (!c.inputs(1) || !c.activation(0)) return false;
       if (c.in(0).rows != row_kind::tokens) return c.complain("needs all tokens' rows");

@@ -19,7 +19,7 @@ struct block {
 value residual_of(const node& n) {
   if (n.kind == op::linear && n.as<linear_attributes>().residual)
     return n.inputs[n.as<linear_attributes>().residual_input()];
-  if (n.kind == op::moe_ffn) return n.inputs[5];
+  if (n.kind == op::moe_ffn) return n.inputs[moe_attributes::residual];
   return {};
 }
 

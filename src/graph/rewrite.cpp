@@ -116,8 +116,8 @@ graph fuse_residual(graph g) {
       if (source.kind == op::linear && !source.as<linear_attributes>().residual) {
         fused.as<linear_attributes>().residual = true;
         fused.inputs.push_back(other);
-      } else if (source.kind == op::moe_ffn && !source.inputs[5].valid()) {
-        fused.inputs[5] = other;
+      } else if (source.kind == op::moe_ffn && !source.inputs[moe_attributes::residual].valid()) {
+        fused.inputs[moe_attributes::residual] = other;
       } else {
         continue;
       }
@@ -138,7 +138,7 @@ graph fuse_norm(graph g) {
     if (n.kind != op::linear || n.as<linear_attributes>().norm) continue;
     const value x = n.inputs[0];
     node& norm = g.nodes[g.at(x).producer];
-    if (norm.kind != op::rms_norm || uses[x.index] != 1) continue;
+    if (norm.kind != op::rms_norm || norm.as<norm_attributes>().group != 0 || uses[x.index] != 1) continue;
     auto& a = n.as<linear_attributes>();
     n.inputs[0] = norm.inputs[0];
     n.inputs.insert(n.inputs.begin() + static_cast<std::ptrdiff_t>(a.norm_input()), norm.inputs[1]);
@@ -150,24 +150,55 @@ graph fuse_norm(graph g) {
 }
 
 graph fuse_rope(graph g) {
+  using in = attention_attributes;
   hoist_sources(g);
   const std::vector<std::uint32_t> uses = g.use_counts();
   for (node& n : g.nodes) {
     if (n.kind != op::attention || n.as<attention_attributes>().rope) continue;
-    node& q = g.nodes[g.at(n.inputs[0]).producer];
-    node& k = g.nodes[g.at(n.inputs[1]).producer];
-    if (q.kind != op::rope || k.kind != op::rope || &q == &k) continue;
     // The fused node rotates in place, so nobody else may read the plain queries and keys either.
-    if (uses[n.inputs[0].index] != 1 || uses[n.inputs[1].index] != 1 || uses[q.inputs[0].index] != 1 ||
-        uses[k.inputs[0].index] != 1 || q.inputs[0] == k.inputs[0])
+    const auto rotation_of = [&](value v) -> node* {
+      node& source = g.nodes[g.at(v).producer];
+      return source.kind == op::rope && uses[v.index] == 1 && uses[source.inputs[0].index] == 1 ? &source : nullptr;
+    };
+    node* q = rotation_of(n.inputs[in::q]);
+    node* k = n.inputs[in::k].valid() ? rotation_of(n.inputs[in::k]) : nullptr;
+    if (!q || (n.inputs[in::k].valid() && !k)) continue;
+    if (k && (!(q->as<rope_attributes>() == k->as<rope_attributes>()) || !(q->inputs[1] == k->inputs[1]) ||
+              !(q->inputs[2] == k->inputs[2])))
       continue;
-    if (!(q.as<rope_attributes>() == k.as<rope_attributes>()) || !(q.inputs[1] == k.inputs[1])) continue;
-    n.as<attention_attributes>().rope = q.as<rope_attributes>();
-    n.inputs[3] = q.inputs[1];
-    n.inputs[0] = q.inputs[0];
-    n.inputs[1] = k.inputs[0];
-    q.outputs.clear();
-    k.outputs.clear();
+    n.as<attention_attributes>().rope = q->as<rope_attributes>();
+    n.inputs[in::rope_factors] = q->inputs[1];
+    n.inputs[in::long_rope_factors] = q->inputs[2];
+    n.inputs[in::q] = q->inputs[0];
+    q->outputs.clear();
+    if (!k) continue;
+    n.inputs[in::k] = k->inputs[0];
+    k->outputs.clear();
+  }
+  drop_emptied(g);
+  return remove_unused(std::move(g));
+}
+
+graph fuse_head_norms(graph g) {
+  using in = attention_attributes;
+  hoist_sources(g);
+  const std::vector<std::uint32_t> uses = g.use_counts();
+  for (node& n : g.nodes) {
+    if (n.kind != op::attention) continue;
+    auto& a = n.as<attention_attributes>();
+    for (std::size_t i = 0; i < 3; ++i) {
+      const value v = n.inputs[i];
+      if (!v.valid() || a.norm_eps[i]) continue;
+      node& norm = g.nodes[g.at(v).producer];
+      // In place, as with fuse_rope; and a rotation that is still a node of its own comes after the norm.
+      if (norm.kind != op::rms_norm || norm.as<norm_attributes>().group != a.head_dim || uses[v.index] != 1 ||
+          uses[norm.inputs[0].index] != 1)
+        continue;
+      a.norm_eps[i] = norm.as<norm_attributes>().eps;
+      n.inputs[in::q_norm + i] = norm.inputs[1];
+      n.inputs[i] = norm.inputs[0];
+      norm.outputs.clear();
+    }
   }
   drop_emptied(g);
   return remove_unused(std::move(g));
@@ -210,7 +241,7 @@ graph remove_unused(graph g) {
 }
 
 graph optimize(graph g) {
-  return fuse_rope(fuse_norm(fuse_residual(fuse_glu(group_linears(remove_unused(std::move(g)))))));
+  return fuse_head_norms(fuse_rope(fuse_norm(fuse_residual(fuse_glu(group_linears(remove_unused(std::move(g))))))));
 }
 
 }  // namespace flywheel::inline v0::graph

@@ -1,9 +1,12 @@
 #include "src/model/architecture.hpp"
 
+#include <algorithm>
 #include <cmath>
-#include <limits>
+#include <utility>
 
+#include "flywheel/detail/edit_distance.hpp"
 #include "flywheel/detail/try.hpp"
+#include "src/model/key_reader.hpp"
 
 namespace flywheel::inline v0::detail {
 
@@ -20,78 +23,6 @@ constexpr architecture architectures[] = {
 #undef FLYWHEEL_ARCHITECTURE
 };
 
-/// Reads `<architecture>.<key>` and checks ranges; keeps the first failure.
-class key_reader {
- public:
-  key_reader(const io::metadata& meta, std::string architecture)
-      : meta_(meta), prefix_(std::move(architecture) + ".") {}
-
-  [[nodiscard]] bool has(const char* key) const { return meta_.contains(prefix_ + key); }
-
-  std::int64_t integer(const char* key, std::int64_t low, std::int64_t high) {
-    const std::string name = prefix_ + key;
-    if (failure) return low;
-    // Some writers give one number per layer. Equal ones are as good as one.
-    if (auto many = meta_.integers(name); many && !many->empty()) {
-      for (std::int64_t value : *many)
-        if (value != many->front()) {
-          failure = error{errc::unsupported, "unsupported: the layers of this model differ in this number", name};
-          return low;
-        }
-      return check(name, many->front(), low, high);
-    }
-    auto value = meta_.integer(name);
-    if (!value) {
-      failure = std::move(value).error();
-      return low;
-    }
-    return check(name, *value, low, high);
-  }
-  std::int64_t integer_or(const char* key, std::int64_t otherwise, std::int64_t low, std::int64_t high) {
-    return has(key) ? integer(key, low, high) : otherwise;
-  }
-  double number_or(const char* key, double otherwise, double low, double high) {
-    const std::string name = prefix_ + key;
-    if (failure || !has(key)) return otherwise;
-    auto value = meta_.number(name);
-    if (!value) {
-      failure = std::move(value).error();
-    } else if (!std::isfinite(*value) || *value < low || *value > high) {
-      failure = error{errc::malformed, "the number " + std::to_string(*value) + " is out of range", name};
-    } else {
-      return *value;
-    }
-    return otherwise;
-  }
-  std::string string_or(const char* key, std::string otherwise) {
-    const std::string name = prefix_ + key;
-    if (failure || !has(key)) return otherwise;
-    auto value = meta_.string(name);
-    if (!value) {
-      failure = std::move(value).error();
-      return otherwise;
-    }
-    return std::string(*value);
-  }
-  void refuse(const char* key, errc code, std::string message) {
-    if (!failure) failure = error{code, std::move(message), prefix_ + key};
-  }
-
-  std::optional<error> failure;
-
- private:
-  std::int64_t check(const std::string& name, std::int64_t value, std::int64_t low, std::int64_t high) {
-    if (value >= low && value <= high) return value;
-    failure = error{errc::malformed,
-                    "the number " + std::to_string(value) + " is not between " + std::to_string(low) + " and " +
-                        std::to_string(high),
-                    name};
-    return low;
-  }
-  const io::metadata& meta_;
-  std::string prefix_;
-};
-
 void read_rope(key_reader& keys, hyperparameters& h) {
   h.rope.head_dim = h.head_dim;
   h.rope.n_rot = keys.integer_or("rope.dimension_count", h.head_dim, 2, h.head_dim);
@@ -103,20 +34,24 @@ void read_rope(key_reader& keys, hyperparameters& h) {
   if (factor == 0) factor = keys.number_or("rope.scale_linear", 1, 0, 1e9);  // the key of early files
   if (factor == 0) factor = 1;
   if (type == "none" && !keys.has("rope.scale_linear")) return;
-  if (type == "linear" || type == "none") {
-    h.rope.freq_scale = 1 / factor;
-  } else if (type == "yarn") {
-    h.rope.yarn = true;
-    h.rope.freq_scale = 1 / factor;
-    h.rope.attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 0, 1e3);
-    h.rope.original_context =
-        keys.integer_or("rope.scaling.original_context_length", h.n_ctx_train, 1, std::int64_t{1} << 31);
-    h.rope.beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 0.001, 1e6);
-    h.rope.beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 0.001, 1e6);
-  } else {
+  h.rope.freq_scale = 1 / factor;
+  if (type == "linear" || type == "none") return;
+  if (type != "yarn" && type != "longrope") {
     keys.refuse("rope.scaling.type", errc::unsupported,
-                "unsupported rotary scaling '" + type + "'; known are none, linear and yarn");
+                "unsupported rotary scaling '" + type + "'; known are none, linear, yarn and longrope");
+    return;
   }
+  h.rope.attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 0, 1e3);
+  h.rope.original_context =
+      keys.integer_or("rope.scaling.original_context_length", h.n_ctx_train, 1, std::int64_t{1} << 31);
+  h.long_rope = type == "longrope";
+  if (h.long_rope) return;
+  h.rope.yarn = true;
+  h.rope.beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 0.001, 1e6);
+  h.rope.beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 0.001, 1e6);
+  // Models trained with a scale of their own for all dimensions divide YaRN's magnitude by that one.
+  const double all_dims = keys.number_or("rope.scaling.yarn_log_multiplier", 0, 0, 1e3);
+  if (factor > 1) h.rope.attn_factor /= 1 + 0.1 * all_dims * std::log(factor);
 }
 
 }  // namespace
@@ -135,13 +70,27 @@ result<hyperparameters> read_hyperparameters(const io::archive& file) {
   key_reader keys(meta, h.architecture);
   h.n_layers = keys.integer("block_count", 1, 4096);
   h.n_embd = keys.integer("embedding_length", 1, wide);
-  h.n_heads = keys.integer("attention.head_count", 1, 65536);
-  h.n_kv_heads = keys.integer_or("attention.head_count_kv", h.n_heads, 1, h.n_heads);
-  h.n_ff = keys.integer("feed_forward_length", 1, wide);
+  const auto heads = keys.integers("attention.head_count", h.n_layers, 1, 65536);
+  const auto kv_heads =
+      keys.has("attention.head_count_kv") ? keys.integers("attention.head_count_kv", h.n_layers, 1, 65536) : heads;
+  const auto widths = keys.integers("feed_forward_length", h.n_layers, 1, wide);
+  for (std::size_t i = 0; i < heads.size(); ++i) {
+    if (heads[i] % kv_heads[i] != 0)
+      keys.refuse("attention.head_count_kv", errc::malformed,
+                  std::to_string(kv_heads[i]) + " key heads do not divide " + std::to_string(heads[i]) + " heads");
+    h.layers.push_back({heads[i], kv_heads[i], widths[i]});
+  }
+  h.n_heads = *std::max_element(heads.begin(), heads.end());
+  h.n_kv_heads = *std::max_element(kv_heads.begin(), kv_heads.end());
+  h.n_ff = *std::max_element(widths.begin(), widths.end());
   h.n_ctx_train = keys.integer_or("context_length", 2048, 1, std::int64_t{1} << 31);
   h.n_expert = keys.integer_or("expert_count", 0, 0, 65536);
   h.n_expert_used = keys.integer_or("expert_used_count", 0, 0, h.n_expert);
-  h.norm_eps = static_cast<float>(keys.number_or("attention.layer_norm_rms_epsilon", 1e-5, 0, 1));
+  h.n_ff_expert = keys.integer_or("expert_feed_forward_length", h.n_ff, 1, wide);
+  h.expert_weights_scale = keys.float_or("expert_weights_scale", 1, -1e6, 1e6);
+  h.norm_eps = keys.float_or("attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
+  h.attention_scale = keys.float_or("attention.scale", 0, 0, 1e6);
+  h.window = keys.integer_or("attention.sliding_window", 0, 0, std::int64_t{1} << 31);
   if (keys.failure) return *keys.failure;
   if (keys.has("attention.key_length")) {
     h.head_dim = keys.integer("attention.key_length", 2, 65536);
@@ -151,9 +100,6 @@ result<hyperparameters> read_hyperparameters(const io::archive& file) {
   } else {
     h.head_dim = h.n_embd / h.n_heads;
   }
-  if (h.n_heads % h.n_kv_heads != 0)
-    keys.refuse("attention.head_count_kv", errc::malformed,
-                std::to_string(h.n_kv_heads) + " key heads do not divide " + std::to_string(h.n_heads) + " heads");
   if (keys.integer_or("attention.value_length", h.head_dim, 1, 65536) != h.head_dim)
     keys.refuse("attention.value_length", errc::unsupported, "unsupported: keys and values of different lengths");
   if (h.n_expert > 0 && h.n_expert_used == 0)
@@ -165,12 +111,29 @@ result<hyperparameters> read_hyperparameters(const io::archive& file) {
 
 result<const architecture*> find_architecture(std::string_view name) {
   std::string known;
+  const architecture* nearest = nullptr;
   for (const architecture& a : architectures) {
     if (a.name == name) return &a;
     known += (known.empty() ? "" : ", ") + std::string(a.name);
+    if (!nearest || edit_distance(name, a.name) < edit_distance(name, nearest->name)) nearest = &a;
   }
-  return error{errc::unsupported, "unsupported architecture '" + std::string(name) + "'; supported: " + known,
+  return error{errc::unsupported,
+               "unsupported architecture '" + std::string(name) + "'; the nearest supported name is '" +
+                   std::string(nearest->name) + "', all are: " + known,
                "general.architecture"};
+}
+
+result<const architecture*> architecture_of(const io::metadata& meta) {
+  FLYWHEEL_TRY(const std::string_view name, meta.string("general.architecture"));
+  auto found = find_architecture(name);
+  if (found) return found;
+  error e = std::move(found).error();
+  const std::string prefix = std::string(name) + ".";
+  std::string keys;
+  for (const io::entry& entry : meta.entries())
+    if (entry.key.starts_with(prefix)) keys += (keys.empty() ? "" : ", ") + entry.key.substr(prefix.size());
+  e.message += keys.empty() ? "; the file has no keys " + prefix + "*" : "; the file's keys " + prefix + "*: " + keys;
+  return e;
 }
 
 }  // namespace flywheel::inline v0::detail

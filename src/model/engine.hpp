@@ -31,6 +31,7 @@ struct chunk {
   std::span<const std::int32_t> output_rows;  ///< Which of the tokens need outputs, ascending; may be empty.
   bool hidden = false;                        ///< Outputs are hidden states after the final norm, else logits.
   std::stop_token stop;
+  std::int64_t n_ctx = 0;  ///< Positions that the sequence may grow to.
 };
 
 /// Arena of one session; created by its engine, opaque to the session.

@@ -100,8 +100,7 @@ class graph_engine final : public engine {
   /// Everything that needs no tensor data.
   result<void> build(const io::archive& file, const context& ctx) {
     ctx_ = ctx;
-    FLYWHEEL_TRY(const std::string_view name, file.metadata().string("general.architecture"));
-    FLYWHEEL_TRY(const architecture* arch, find_architecture(name));
+    FLYWHEEL_TRY(const architecture* arch, architecture_of(file.metadata()));
     FLYWHEEL_TRY(parameters_, read_hyperparameters(file));
     FLYWHEEL_TRY(cpu_, device::make_cpu_device(ctx.isa().selected, ctx.activations()));
     const device::device* devices[] = {cpu_.get()};
@@ -184,7 +183,8 @@ class graph_engine final : public engine {
     for (std::size_t layer = 0; layer < w.pages.size(); ++layer)
       w.pages[layer] = c.cache->pages(static_cast<std::int32_t>(layer));
 
-    const device::sequence_slice slice{static_cast<std::int64_t>(c.ids.size()), c.first_position, w.pages.data()};
+    device::sequence_slice slice{static_cast<std::int64_t>(c.ids.size()), c.first_position, w.pages.data()};
+    slice.n_ctx = c.n_ctx;
     float* const results[] = {out.data()};
     device::bindings b;
     b.ids = c.ids;

@@ -169,6 +169,7 @@ result<void> session::state::compute_chunks(const control& control, const detail
     const bool need_last = end == n && !hidden;
 
     detail::chunk c;
+    c.n_ctx = options.n_ctx;
     c.ids = std::span(tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
     c.first_position = begin;
     c.cache = &cache;

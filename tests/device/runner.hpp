@@ -1,7 +1,9 @@
 // Runs a graph on a device for tests: allocates pages, arena and scratch, and returns the first result.
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -16,21 +18,38 @@ namespace flywheel::test {
 class test_cache {
  public:
   test_cache(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim, dtype type, std::int64_t positions)
-      : type(type) {
-    const std::int64_t pages = (positions + kv_page_tokens - 1) / kv_page_tokens;
-    const std::size_t bytes = kernels::kv_page_bytes(type, kv_heads, head_dim);
-    storage_ = buffer::zeros(bytes * static_cast<std::size_t>(pages * layers)).value();
-    std::byte* at = storage_.mutable_data();
-    for (std::int64_t l = 0; l < layers; ++l) {
-      auto& row = rows_.emplace_back();
-      for (std::int64_t p = 0; p < pages; ++p, at += bytes) row.push_back(at);
-    }
-    for (auto& row : rows_) pages_.push_back(row.data());
-  }
+      : test_cache(std::vector<std::size_t>(static_cast<std::size_t>(layers),
+                                            kernels::kv_page_bytes(type, kv_heads, head_dim)),
+                   type, positions) {}
+  /// As large as the graph's attention nodes ask for.
+  test_cache(const graph::graph& g, dtype type, std::int64_t positions)
+      : test_cache(pages_of(g, type), type, positions) {}
   [[nodiscard]] std::byte* const* const* pages() const { return pages_.data(); }
   dtype type;
 
  private:
+  /// bytes: of a page, by layer.
+  test_cache(const std::vector<std::size_t>& bytes, dtype type, std::int64_t positions) : type(type) {
+    const auto pages = static_cast<std::size_t>((positions + kv_page_tokens - 1) / kv_page_tokens);
+    storage_ = buffer::zeros(std::accumulate(bytes.begin(), bytes.end(), std::size_t{0}) * pages).value();
+    std::byte* at = storage_.mutable_data();
+    for (const std::size_t page : bytes) {
+      auto& row = rows_.emplace_back();
+      for (std::size_t p = 0; p < pages; ++p, at += page) row.push_back(at);
+    }
+    for (auto& row : rows_) pages_.push_back(row.data());
+  }
+  static std::vector<std::size_t> pages_of(const graph::graph& g, dtype type) {
+    std::vector<std::size_t> bytes;
+    for (const graph::node& n : g.nodes) {
+      if (n.kind != graph::op::attention) continue;
+      const auto& a = n.as<graph::attention_attributes>();
+      bytes.resize(std::max(bytes.size(), static_cast<std::size_t>(a.layer + 1)));
+      bytes[static_cast<std::size_t>(a.layer)] = kernels::kv_page_bytes(type, a.n_kv_heads, a.head_dim);
+    }
+    return bytes;
+  }
+
   buffer storage_;
   std::vector<std::vector<std::byte*>> rows_;
   std::vector<std::byte* const*> pages_;
@@ -81,7 +100,8 @@ class graph_runner {
       const std::size_t n = std::min(chunk, ids.size() - at);
       std::vector<std::int32_t> rows(n);
       for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
-      const device::sequence_slice slice{static_cast<std::int64_t>(n), static_cast<std::int64_t>(at), cache.pages()};
+      device::sequence_slice slice{static_cast<std::int64_t>(n), static_cast<std::int64_t>(at), cache.pages()};
+      slice.n_ctx = n_ctx;
       const auto part = run(ids.subspan(at, n), {&slice, 1}, cache.type, rows).value();
       all.insert(all.end(), part.begin(), part.end());
     }
@@ -89,6 +109,7 @@ class graph_runner {
   }
 
   std::size_t weight_bytes = 0, measured_bytes = 0;
+  std::int64_t n_ctx = 0;  ///< Positions that run_all's sequence may grow to.
 
  private:
   std::unique_ptr<graph::graph> graph_;

@@ -173,7 +173,7 @@ TEST_CASE("Rewrites fuse what they promise") {
   const graph::graph summed = graph::fuse_residual(gated);
   CHECK(graph::validate(summed));
   CHECK(count(summed, op::add) == 0);
-  CHECK(first(summed, op::moe_ffn)->inputs[5].valid());
+  CHECK(first(summed, op::moe_ffn)->inputs[graph::moe_attributes::residual].valid());
 
   const graph::graph normed = graph::fuse_norm(summed);
   CHECK(graph::validate(normed));

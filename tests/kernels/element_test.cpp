@@ -32,12 +32,16 @@ std::vector<std::int64_t> lengths() {
 
 double as_double(float x) { return static_cast<double>(x); }
 
+constexpr activation all_activations[] = {activation::silu, activation::gelu_tanh, activation::relu,
+                                          activation::clamped_swish};
+
 /// What the activation's result may be off by.
 double allowed(activation kind, float x, double expected) {
   const double v = as_double(x);
-  const double exponent = kind == activation::silu        ? v
-                          : kind == activation::gelu_tanh ? 1.6 * (v + 0.0447 * v * v * v)
-                                                          : 0;
+  const double exponent = kind == activation::silu            ? v
+                          : kind == activation::gelu_tanh     ? 1.6 * (v + 0.0447 * v * v * v)
+                          : kind == activation::clamped_swish ? 1.702 * std::fmin(v, 7)
+                                                              : 0;
   return tolerance::activation * (1 + std::fabs(exponent) / 3) * std::fabs(expected);
 }
 
@@ -59,7 +63,7 @@ TEST_CASE("activations equal their reference", "[kernels][activation]") {
   const std::vector<float> x = activation_inputs();
   const std::int64_t n = static_cast<std::int64_t>(x.size());
   for_each_set([&](const kernel_set& set) {
-    for (const activation kind : {activation::silu, activation::gelu_tanh, activation::relu}) {
+    for (const activation kind : all_activations) {
       std::vector<float> y(x.size());
       set.activate(kind, x.data(), n, y.data());
       for (std::size_t i = 0; i < x.size(); ++i) {
@@ -74,7 +78,10 @@ TEST_CASE("activations equal their reference", "[kernels][activation]") {
       float bad[3] = {NAN, INFINITY, -INFINITY}, out[3];
       set.activate(kind, bad, 3, out);
       CHECK(std::isnan(out[0]));
-      CHECK(out[1] == INFINITY);
+      if (kind == activation::clamped_swish)
+        CHECK(std::fabs(out[1] - 7) < 1e-4f);
+      else
+        CHECK(out[1] == INFINITY);
     }
   });
 }
@@ -83,7 +90,7 @@ TEST_CASE("gated activations multiply, in place too, at every length", "[kernels
   random_source random(11);
   for_each_set([&](const kernel_set& set) {
     for (const std::int64_t n : lengths())
-      for (const activation kind : {activation::silu, activation::gelu_tanh, activation::relu}) {
+      for (const activation kind : all_activations) {
         const std::size_t size = static_cast<std::size_t>(n);
         const std::vector<float> gate = random.numbers(size, 2), up = random.numbers(size);
         std::vector<float> y(size + 1, 77.0f), over_gate = gate, over_up = up;
@@ -93,7 +100,7 @@ TEST_CASE("gated activations multiply, in place too, at every length", "[kernels
         CAPTURE(n, static_cast<int>(kind));
         bool close = true;
         for (std::size_t i = 0; i < size; ++i) {
-          const double expected = kernels::reference::activate(kind, as_double(gate[i])) * as_double(up[i]);
+          const double expected = kernels::reference::glu(kind, as_double(gate[i]), as_double(up[i]));
           close =
               close &&
               std::fabs(as_double(y[i]) - expected) <= 1e-7 * std::fabs(expected) + allowed(kind, gate[i], expected) &&
@@ -127,6 +134,31 @@ TEST_CASE("sums and multiples of rows", "[kernels][activation]") {
       CHECK(close);
       CHECK((sum[size] == 77.0f && scaled[size] == 77.0f && added[size] == 77.0f));
     }
+  });
+}
+
+TEST_CASE("soft-caps bend to their limit", "[kernels][activation]") {
+  random_source random(14);
+  for_each_set([&](const kernel_set& set) {
+    for (const std::int64_t n : lengths()) {
+      const std::size_t size = static_cast<std::size_t>(n);
+      std::vector<float> x = random.numbers(size, 20), y(size + 1, 77.0f);
+      set.softcap(x.data(), 30.0f, n, y.data());
+      bool close = true;
+      for (std::size_t i = 0; i < size; ++i)
+        close = close && std::fabs(as_double(y[i]) - 30 * std::tanh(as_double(x[i]) / 30)) < 1e-5;
+      set.softcap(x.data(), 30.0f, n, x.data());
+      CAPTURE(n);
+      CHECK(close);
+      CHECK(y[size] == 77.0f);
+      CHECK(std::equal(x.begin(), x.end(), y.begin()));
+    }
+    const float far[] = {1e30f, -INFINITY, NAN};
+    float out[3];
+    set.softcap(far, 5.0f, 3, out);
+    CHECK(out[0] == 5.0f);
+    CHECK(out[1] == -5.0f);
+    CHECK(std::isnan(out[2]));
   });
 }
 

@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <numeric>
 #include <span>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "flywheel/formats/formats.hpp"
@@ -23,11 +26,22 @@ class reference_graph {
   reference_graph(const graph::graph& g, const io::archive& file) : g_(g) {
     for (const graph::weight_info& w : g.weights) {
       const tensor_view view = file.view(*file.find(w.name)).value();
-      std::vector<float> values(static_cast<std::size_t>(w.dims.elements()));
+      std::vector<float> values(static_cast<std::size_t>(view.dims.elements()));
       formats::decode(view, values).value();
-      weights_.emplace_back(values.begin(), values.end());
+      matrix& used = weights_.emplace_back();
+      const std::size_t rank = view.dims.rank(), cols = static_cast<std::size_t>(w.dims.cols());
+      const std::size_t matrices = rank < 3 ? 1 : static_cast<std::size_t>(view.dims[0]);
+      const std::size_t all = values.size() / matrices;
+      const std::size_t part = static_cast<std::size_t>(w.dims.elements()) / matrices;
+      for (std::size_t m = 0; m < matrices; ++m) {
+        const auto from =
+            values.begin() + static_cast<std::ptrdiff_t>(m * all + static_cast<std::size_t>(w.first_row) * cols);
+        used.insert(used.end(), from, from + static_cast<std::ptrdiff_t>(part));
+      }
     }
   }
+
+  std::int64_t n_ctx = 0;  ///< Positions the sequence may grow to.
 
   /// Results of the graph's first output for these tokens.
   matrix run(std::span<const std::int32_t> ids, std::span<const std::int32_t> output_rows) {
@@ -41,6 +55,9 @@ class reference_graph {
  private:
   [[nodiscard]] std::int64_t rows(graph::value v) const {
     return static_cast<std::int64_t>(g_.at(v).rows == graph::row_kind::outputs ? output_rows_.size() : ids_.size());
+  }
+  [[nodiscard]] const matrix* given(const graph::node& n, std::size_t i) const {
+    return n.inputs.at(i).valid() ? &in(n, i) : nullptr;
   }
   [[nodiscard]] const matrix& in(const graph::node& n, std::size_t i) const {
     const graph::value v = n.inputs.at(i);
@@ -56,17 +73,22 @@ class reference_graph {
         return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
       case activation::relu:
         return std::max(0.0, x);
+      case activation::clamped_swish:
+        return std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));
     }
     return x;
   }
-  static matrix rms_norm(const matrix& x, const matrix& w, double eps) {
+  static double gated(activation kind, double gate, double up) {
+    return act(kind, gate) * (kind == activation::clamped_swish ? std::clamp(up, -7.0, 7.0) + 1 : up);
+  }
+  /// Every n numbers by themselves; w [n], or null.
+  static matrix rms_norm(const matrix& x, const matrix* w, std::size_t n, double eps) {
     matrix y(x.size());
-    const std::size_t n = w.size();
     for (std::size_t r = 0; r < x.size() / n; ++r) {
       double sum = 0;
       for (std::size_t i = 0; i < n; ++i) sum += x[r * n + i] * x[r * n + i];
       for (std::size_t i = 0; i < n; ++i)
-        y[r * n + i] = x[r * n + i] / std::sqrt(sum / static_cast<double>(n) + eps) * w[i];
+        y[r * n + i] = x[r * n + i] / std::sqrt(sum / static_cast<double>(n) + eps) * (w ? (*w)[i] : 1);
     }
     return y;
   }
@@ -84,8 +106,8 @@ class reference_graph {
   void linear(const graph::node& n) {
     const auto& a = n.as<graph::linear_attributes>();
     matrix x = in(n, 0);
-    if (a.norm) x = rms_norm(x, in(n, a.norm_input()), static_cast<double>(a.norm->eps));
     const auto k = static_cast<std::size_t>(g_.at(n.inputs[0]).cols);
+    if (a.norm) x = rms_norm(x, given(n, a.norm_input()), k, static_cast<double>(a.norm->eps));
     std::vector<matrix> y;
     for (std::size_t i = 0; i < a.weights; ++i) {
       const matrix& w = in(n, a.weight_input(i));
@@ -96,7 +118,7 @@ class reference_graph {
       }
     }
     if (a.glu) {
-      for (std::size_t j = 0; j < y[0].size(); ++j) y[0][j] = act(*a.glu, y[0][j]) * y[1][j];
+      for (std::size_t j = 0; j < y[0].size(); ++j) y[0][j] = gated(*a.glu, y[0][j], y[1][j]);
       y.pop_back();
     }
     if (a.residual)
@@ -104,7 +126,9 @@ class reference_graph {
     for (std::size_t i = 0; i < y.size(); ++i) values_[n.outputs[i].index] = y[i];
   }
 
-  static matrix rope(matrix x, const graph::rope_attributes& a, const matrix* factors, std::size_t cols) {
+  matrix rope(matrix x, const graph::rope_attributes& a, const matrix* factors, const matrix* long_factors,
+              std::size_t cols) const {
+    if (long_factors && n_ctx > a.original_context) factors = long_factors;
     const double pi = std::acos(-1.0);
     const auto d = static_cast<std::size_t>(a.head_dim), half = static_cast<std::size_t>(a.n_rot / 2);
     const auto n = static_cast<double>(a.n_rot);
@@ -137,16 +161,26 @@ class reference_graph {
   }
 
   void attention(const graph::node& n) {
+    using input = graph::attention_attributes;
     const auto& a = n.as<graph::attention_attributes>();
     const auto d = static_cast<std::size_t>(a.head_dim), heads = static_cast<std::size_t>(a.n_heads);
     const auto kv_heads = static_cast<std::size_t>(a.n_kv_heads), tokens = ids_.size();
-    matrix q = in(n, 0), k = in(n, 1);
-    const matrix& v = in(n, 2);
-    if (a.rope) {
-      const matrix* factors = n.inputs[3].valid() ? &in(n, 3) : nullptr;
-      q = rope(q, *a.rope, factors, heads * d);
-      k = rope(k, *a.rope, factors, kv_heads * d);
+    matrix parts[3];  // q, k, v
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (!n.inputs[i].valid()) continue;
+      parts[i] = in(n, i);
+      if (a.norm_eps[i])
+        parts[i] = rms_norm(parts[i], given(n, input::q_norm + i), d, static_cast<double>(*a.norm_eps[i]));
+      if (a.rope && i != input::v)
+        parts[i] = rope(parts[i], *a.rope, given(n, input::rope_factors), given(n, input::long_rope_factors),
+                        (i == input::q ? heads : kv_heads) * d);
     }
+    auto& [q, k, v] = parts;
+    if (n.inputs[input::k].valid())
+      stored_[a.layer] = {k, v};
+    else
+      std::tie(k, v) = stored_.at(a.layer);
+    const matrix* sinks = given(n, input::sinks);
     matrix out(tokens * heads * d, 0.0);
     for (std::size_t t = 0; t < tokens; ++t)
       for (std::size_t h = 0; h < heads; ++h) {
@@ -158,11 +192,15 @@ class reference_graph {
           double score = 0;
           for (std::size_t i = 0; i < d; ++i) score += q[(t * heads + h) * d + i] * k[(s * kv_heads + kh) * d + i];
           score *= static_cast<double>(a.scale);
+          if (a.temperature != 0)
+            score *=
+                1 + static_cast<double>(a.temperature) *
+                        std::log(1 + std::floor(static_cast<double>(t) / static_cast<double>(a.temperature_length)));
           if (a.softcap > 0) score = static_cast<double>(a.softcap) * std::tanh(score / static_cast<double>(a.softcap));
           p.push_back(score);
         }
-        const double top = *std::max_element(p.begin(), p.end());
-        double sum = 0;
+        const double top = std::max(*std::max_element(p.begin(), p.end()), sinks ? (*sinks)[h] : -HUGE_VAL);
+        double sum = sinks ? std::exp((*sinks)[h] - top) : 0;
         for (double& e : p) sum += e = std::exp(e - top);
         for (std::size_t s = first; s <= t; ++s)
           for (std::size_t i = 0; i < d; ++i)
@@ -172,7 +210,9 @@ class reference_graph {
   }
 
   void moe(const graph::node& n) {
+    using input = graph::moe_attributes;
     const auto& a = n.as<graph::moe_attributes>();
+    const auto bias = [&](std::size_t i, std::size_t at) { return n.inputs[i].valid() ? in(n, i)[at] : 0.0; };
     const matrix &x = in(n, 0), &router = in(n, 1), &gate = in(n, 2), &up = in(n, 3), &down = in(n, 4);
     const auto k = static_cast<std::size_t>(g_.at(n.inputs[0]).cols), experts = static_cast<std::size_t>(a.n_expert);
     const std::size_t ff = gate.size() / experts / k;
@@ -181,20 +221,28 @@ class reference_graph {
       std::vector<std::size_t> order(experts);
       std::iota(order.begin(), order.end(), 0);
       const double* logits = router.data() + r * experts;
-      std::stable_sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return logits[i] > logits[j]; });
       double all = 0, chosen = 0;
       for (std::size_t e = 0; e < experts; ++e) all += std::exp(logits[e]);
-      for (std::int64_t u = 0; u < a.n_used; ++u) chosen += std::exp(logits[order[static_cast<std::size_t>(u)]]);
+      matrix scores, ranks;
+      for (std::size_t e = 0; e < experts; ++e) {
+        scores.push_back(a.scores == graph::router_scores::softmax ? std::exp(logits[e]) / all
+                                                                   : 1 / (1 + std::exp(-logits[e])));
+        ranks.push_back(scores[e] + bias(input::selection_bias, e));
+      }
+      std::stable_sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return ranks[i] > ranks[j]; });
+      for (std::int64_t u = 0; u < a.n_used; ++u) chosen += scores[order[static_cast<std::size_t>(u)]];
       const matrix row(x.begin() + static_cast<std::ptrdiff_t>(r * k),
                        x.begin() + static_cast<std::ptrdiff_t>((r + 1) * k));
       for (std::int64_t u = 0; u < a.n_used; ++u) {
         const std::size_t e = order[static_cast<std::size_t>(u)];
         matrix h = product(row, {gate.data() + e * ff * k, ff * k}, ff, k);
         const matrix hu = product(row, {up.data() + e * ff * k, ff * k}, ff, k);
-        for (std::size_t i = 0; i < ff; ++i) h[i] = act(a.act, h[i]) * hu[i];
+        for (std::size_t i = 0; i < ff; ++i)
+          h[i] = gated(a.act, h[i] + bias(input::gate_bias, e * ff + i), hu[i] + bias(input::up_bias, e * ff + i));
         const matrix y = product(h, {down.data() + e * ff * k, ff * k}, k, ff);
-        for (std::size_t i = 0; i < k; ++i)
-          out[r * k + i] += std::exp(logits[e]) / (a.renormalize ? chosen : all) * y[i];
+        const double weight = scores[e] / (a.renormalize ? chosen : 1) * static_cast<double>(a.scale) *
+                              (n.inputs[input::expert_scale].valid() ? in(n, input::expert_scale)[e] : 1);
+        for (std::size_t i = 0; i < k; ++i) out[r * k + i] += weight * (y[i] + bias(input::down_bias, e * k + i));
       }
     }
     values_[n.outputs[0].index] = out;
@@ -210,21 +258,24 @@ class reference_graph {
           y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(id) * cols),
                    in(n, 0).begin() + static_cast<std::ptrdiff_t>((static_cast<std::size_t>(id) + 1) * cols));
         break;
-      case graph::op::rms_norm:
-        y = rms_norm(in(n, 0), in(n, 1), static_cast<double>(n.as<graph::norm_attributes>().eps));
+      case graph::op::rms_norm: {
+        const auto& a = n.as<graph::norm_attributes>();
+        y = rms_norm(in(n, 0), given(n, 1), a.group == 0 ? cols : static_cast<std::size_t>(a.group),
+                     static_cast<double>(a.eps));
         break;
+      }
       case graph::op::linear:
         linear(n);
         break;
       case graph::op::rope:
-        y = rope(in(n, 0), n.as<graph::rope_attributes>(), n.inputs[1].valid() ? &in(n, 1) : nullptr, cols);
+        y = rope(in(n, 0), n.as<graph::rope_attributes>(), given(n, 1), given(n, 2), cols);
         break;
       case graph::op::attention:
         attention(n);
         break;
       case graph::op::glu:
         y = in(n, 0);
-        for (std::size_t i = 0; i < y.size(); ++i) y[i] = act(n.as<graph::glu_attributes>().act, y[i]) * in(n, 1)[i];
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] = gated(n.as<graph::glu_attributes>().act, y[i], in(n, 1)[i]);
         break;
       case graph::op::add:
         y = in(n, 0);
@@ -232,8 +283,24 @@ class reference_graph {
         break;
       case graph::op::scale:
         y = in(n, 0);
-        for (double& e : y) e *= static_cast<double>(n.as<graph::scale_attributes>().factor);
+        for (double& e : y)
+          e *= static_cast<double>(n.as<graph::scale_attributes>().factor) * (n.inputs[1].valid() ? in(n, 1)[0] : 1);
         break;
+      case graph::op::softcap:
+        y = in(n, 0);
+        for (double& e : y) {
+          const auto cap = static_cast<double>(n.as<graph::softcap_attributes>().cap);
+          e = cap * std::tanh(e / cap);
+        }
+        break;
+      case graph::op::columns: {
+        const auto first = static_cast<std::size_t>(n.as<graph::columns_attributes>().first);
+        const auto wide = static_cast<std::size_t>(g_.at(n.inputs[0]).cols);
+        for (std::size_t r = 0; r < in(n, 0).size() / wide; ++r)
+          y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(r * wide + first),
+                   in(n, 0).begin() + static_cast<std::ptrdiff_t>(r * wide + first + cols));
+        break;
+      }
       case graph::op::select_outputs:
         for (std::int32_t r : output_rows_)
           y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(r) * cols),
@@ -250,6 +317,7 @@ class reference_graph {
   const graph::graph& g_;
   std::vector<matrix> weights_;
   std::vector<matrix> values_;
+  std::map<std::int64_t, std::pair<matrix, matrix>> stored_;  ///< Keys and values of each layer.
   std::span<const std::int32_t> ids_, output_rows_;
 };
 

@@ -51,6 +51,7 @@ struct sequence_slice {
   /// [layer]: where the run stores the state after the last of these tokens; never the memory of `state`, so that a run
   /// that fails or is cancelled leaves the old one whole.
   std::byte* const* next_state = nullptr;
+  std::int64_t n_ctx = 0;  ///< Positions the sequence may grow to: chooses LongRoPE's factors.
 };
 
 /// Everything a run touches. All pointers stay valid during the run; nothing is allocated.

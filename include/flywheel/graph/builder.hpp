@@ -22,18 +22,29 @@ class FLYWHEEL_API builder {
   value weight(const std::string& name, std::initializer_list<std::int64_t> dims);
   /// The same, or an invalid value when the file has no such tensor.
   value optional_weight(const std::string& name, std::initializer_list<std::int64_t> dims);
+  /// Rows [first, first + count) of a tensor with exactly these extents, or of each of its matrices when it has three:
+  /// a part of a fused product as a weight of its own.
+  value weight_rows(const std::string& name, std::initializer_list<std::int64_t> dims, std::int64_t first,
+                    std::int64_t count);
 
   value token_ids();
   value embed(value table, value ids);
-  value rms_norm(value x, value weight, float eps);
+  value rms_norm(value x, value weight, float eps, std::int64_t group = 0);
   value matmul(value x, value weight, value bias = {});  ///< x weight^T + bias
-  value rope(value x, const rope_attributes& attributes, value factors = {});
-  value attention(value q, value k, value v, const attention_attributes& attributes);
+  value rope(value x, const rope_attributes& attributes, value factors = {}, value long_factors = {});
+  value attention(value q, value k, value v, const attention_attributes& attributes, value sinks = {});
   value glu(value gate, value up, activation act);
   value add(value a, value b);
-  value scale(value x, float factor);
+  value scale(value x, float factor, value weight = {});
+  value softcap(value x, float cap);
+  value columns(value x, std::int64_t first, std::int64_t count);
   value select_outputs(value x);
-  value moe_ffn(value x, value router, value gate, value up, value down, const moe_attributes& attributes);
+  /// What an expert product may have beside its matrices; each may be invalid.
+  struct moe_extras {
+    value gate_bias, up_bias, down_bias, selection_bias, expert_scale;
+  };
+  value moe_ffn(value x, value router, value gate, value up, value down, const moe_attributes& attributes,
+                const moe_extras& extras = {});
 
   /// Marks a result of the graph.
   void output(value v);
@@ -44,6 +55,8 @@ class FLYWHEEL_API builder {
 
  private:
   value append(op kind, std::vector<value> inputs, op_attributes attributes);
+  value append_weight(weight_info info);
+  [[nodiscard]] const io::tensor_info* find(const std::string& name, const shape& want);
   const io::archive* file_;
   graph graph_;
   std::optional<error> error_;

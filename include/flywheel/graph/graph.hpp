@@ -44,11 +44,15 @@ struct value_info {
   std::uint32_t producer = 0;  ///< Index of the node that makes it.
 };
 
-/// A tensor of the model file that the graph uses.
+/// A tensor of the model file that the graph uses, or some of its rows: `dims` are the extents of what is used.
 struct weight_info {
   std::string name;
   dtype type = dtype::f32;
   shape dims;
+  std::int64_t first_row = 0;  ///< Of the used rows (of every matrix, when there are several).
+  [[nodiscard]] bool same_rows(const weight_info& other) const noexcept {
+    return name == other.name && first_row == other.first_row && dims == other.dims;
+  }
 };
 
 struct node {

@@ -19,6 +19,8 @@ namespace flywheel::inline v0::graph {
 [[nodiscard]] FLYWHEEL_API graph fuse_norm(graph g);
 /// attention(rope(q), rope(k), v) becomes attention with rope.
 [[nodiscard]] FLYWHEEL_API graph fuse_rope(graph g);
+/// attention of q, k or v out of rms_norm by heads becomes attention with norms. After fuse_rope.
+[[nodiscard]] FLYWHEEL_API graph fuse_head_norms(graph g);
 /// Drops nodes and weights that nothing uses.
 [[nodiscard]] FLYWHEEL_API graph remove_unused(graph g);
 /// All of them in the right order.

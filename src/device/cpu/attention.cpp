@@ -1,6 +1,9 @@
-// attention: rotate queries and keys, store keys and values, attend. While every sequence has one token (decode), all
-// of it belongs to one kv head and needs one phase; in a prefill, tokens see keys that other workers store, hence two.
+// attention: norm and rotate the heads of queries and keys, store keys and values, attend. While every sequence has one
+// token (decode), all of it belongs to one kv head and needs one phase; in a prefill, tokens see keys that other
+// workers store, hence two. A node without keys finds them stored: one phase.
 #include <algorithm>
+#include <array>
+#include <cmath>
 
 #include "src/device/cpu/program.hpp"
 
@@ -14,11 +17,13 @@ class attention_step final : public step {
   attention_step(const compile_context& c, const graph::node& n)
       : kernels_(c.kernels),
         a_(n.as<graph::attention_attributes>()),
-        q_(c.value(n.inputs[0])),
-        k_(c.value(n.inputs[1])),
-        v_(c.value(n.inputs[2])),
-        out_(c.value(n.outputs[0])) {
-    if (a_.rope) table_ = c.rope(*a_.rope, n.inputs[3]);
+        q_(c.value(n.inputs[in::q])),
+        k_(c.value(n.inputs[in::k])),
+        v_(c.value(n.inputs[in::v])),
+        out_(c.value(n.outputs[0])),
+        sinks_(c.vector(n.inputs[in::sinks])) {
+    for (std::size_t i = 0; i < 3; ++i) norms_[i] = c.vector(n.inputs[in::q_norm + i]);
+    if (a_.rope) table_ = c.rope(*a_.rope, n.inputs[in::rope_factors], n.inputs[in::long_rope_factors]);
   }
 
   std::size_t own_bytes(std::int64_t max_tokens, std::int64_t /*max_outputs*/) const override {
@@ -32,10 +37,10 @@ class attention_step final : public step {
     return align64(floats * sizeof(float));
   }
 
-  int phases(const run_state& s) const override { return decoding(s) ? 1 : 2; }
+  int phases(const run_state& s) const override { return alone(s) ? 1 : 2; }
 
   void run(const worker_state& w, int phase) const override {
-    const bool one = decoding(w.run);
+    const bool one = alone(w.run);
     w.take(tasks(w.run), [&](std::int64_t task) {
       // The last tokens of a head see most positions: they go first, so that no worker starts a long task at the end.
       const piece p = piece_of(w.run, phase == 1 ? tasks(w.run) - 1 - task : task);
@@ -45,14 +50,16 @@ class attention_step final : public step {
   }
 
  private:
+  using in = graph::attention_attributes;
   struct piece {
     const sequence_slice* slice;
     std::int64_t first_row;  ///< Of the slice in the chunk.
     std::int64_t head, begin, end;
   };
 
-  [[nodiscard]] static bool decoding(const run_state& s) {
-    return s.n_tokens == static_cast<std::int64_t>(s.bound->sequences.size());
+  /// Whether what a piece sees was stored before or by itself.
+  [[nodiscard]] bool alone(const run_state& s) const {
+    return !k_.given() || s.n_tokens == static_cast<std::int64_t>(s.bound->sequences.size());
   }
   [[nodiscard]] static std::int64_t blocks(const sequence_slice& s) {
     return (s.n_tokens + block_tokens - 1) / block_tokens;
@@ -74,21 +81,35 @@ class attention_step final : public step {
     return {slice, row, task / blocks(*slice), begin, std::min(slice->n_tokens, begin + block_tokens)};
   }
 
+  /// Norms and rotates `count` heads of one token in place: of q, k or v (`which`).
+  void turn(const run_state& s, std::size_t which, std::int64_t token, float* heads, std::int64_t count) const {
+    const std::int64_t d = a_.head_dim;
+    if (a_.norm_eps[which])
+      for (std::int64_t h = 0; h < count; ++h)
+        kernels_.rms_norm(heads + h * d, norms_[which], *a_.norm_eps[which], d, heads + h * d);
+    if (!table_ || which == in::v) return;
+    const float* cos = table_->row(s, token);
+    kernels_.rope(heads, count, d, a_.rope->n_rot, cos, cos + a_.rope->n_rot / 2, a_.rope->pairs);
+  }
+
   void store(const run_state& s, const piece& p) const {
     const std::int64_t group = a_.n_heads / a_.n_kv_heads, d = a_.head_dim;
-    float* q = s.at(q_);
-    float* k = s.at(k_);
-    if (table_) {
-      const std::int64_t n_rot = a_.rope->n_rot;
-      for (std::int64_t t = p.first_row + p.begin; t < p.first_row + p.end; ++t) {
-        const float* cos = table_->row(s, t);
-        const float* sin = cos + n_rot / 2;
-        kernels_.rope(q + t * q_.cols + p.head * group * d, group, d, n_rot, cos, sin, a_.rope->pairs);
-        kernels_.rope(k + t * k_.cols + p.head * d, 1, d, n_rot, cos, sin, a_.rope->pairs);
+    for (std::int64_t t = p.first_row + p.begin; t < p.first_row + p.end; ++t) {
+      float* q = s.at(q_) + t * q_.cols + p.head * group * d;
+      turn(s, in::q, t, q, group);
+      if (a_.temperature != 0) {
+        const std::int64_t position = p.slice->first_position + t - p.first_row;
+        const auto spans = static_cast<double>(position / a_.temperature_length);
+        kernels_.scale(q, static_cast<float>(1 + static_cast<double>(a_.temperature) * std::log(1 + spans)), group * d,
+                       q);
       }
+      if (!k_.given()) continue;
+      turn(s, in::k, t, s.at(k_) + t * k_.cols + p.head * d, 1);
+      turn(s, in::v, t, s.at(v_) + t * v_.cols + p.head * d, 1);
     }
+    if (!k_.given()) return;
     kernels::store_kv_args args;
-    args.k = k + (p.first_row + p.begin) * k_.cols;
+    args.k = s.at(k_) + (p.first_row + p.begin) * k_.cols;
     args.k_stride = k_.cols;
     args.v = s.at(v_) + (p.first_row + p.begin) * v_.cols;
     args.v_stride = v_.cols;
@@ -121,12 +142,15 @@ class attention_step final : public step {
     args.window = a_.window;
     args.scale = a_.scale;
     args.softcap = a_.softcap;
+    args.sinks = sinks_;
     return args;
   }
 
   const kernels::kernel_set& kernels_;
   graph::attention_attributes a_;
   operand q_, k_, v_, out_;
+  const float* sinks_;
+  std::array<const float*, 3> norms_{};  ///< Of q, k and v; null: weightless.
   std::optional<rope_table> table_;
 };
 

@@ -21,7 +21,7 @@ void for_each_weight(const graph::graph& g, const graph::node& n, F&& f) {
     weight_use use = weight_use::vector;
     if (n.kind == graph::op::embed) {
       use = weight_use::rows;
-    } else if (n.kind == graph::op::moe_ffn) {
+    } else if (n.kind == graph::op::moe_ffn && i <= graph::moe_attributes::down) {
       use = weight_use::matmul;
     } else if (n.kind == graph::op::linear && i >= 1 && i <= n.as<graph::linear_attributes>().weights) {
       use = weight_use::matmul;
@@ -37,7 +37,9 @@ error no_codec(const graph::weight_info& w) {
   return {errc::unsupported, "unsupported tensor type " + type + ": this version cannot compute with it", w.name};
 }
 
-result<void> pack_matrix(const packed_weight& w, std::span<const std::byte> source, std::byte* out, executor& pool) {
+/// `source`: the whole tensor, whose matrices have `file_rows` rows.
+result<void> pack_matrix(const packed_weight& w, std::span<const std::byte> source, std::int64_t file_rows,
+                         std::byte* out, executor& pool) {
   const std::size_t stride = row_bytes(w.type, w.k);
   const std::int64_t per_expert = w.panels();
   const auto all = static_cast<std::size_t>(w.experts * per_expert);
@@ -47,7 +49,8 @@ result<void> pack_matrix(const packed_weight& w, std::span<const std::byte> sour
       const std::int64_t expert = static_cast<std::int64_t>(p) / per_expert;
       const std::int64_t column = static_cast<std::int64_t>(p) % per_expert * w.kernel->panel_cols;
       const auto cols = static_cast<std::int32_t>(std::min<std::int64_t>(w.kernel->panel_cols, w.n - column));
-      const std::byte* rows = source.data() + static_cast<std::size_t>(expert * w.n + column) * stride;
+      const std::byte* rows =
+          source.data() + static_cast<std::size_t>(expert * file_rows + w.first_row + column) * stride;
       w.kernel->pack(rows, stride, cols, w.k, out + p * w.panel_bytes);
     }
   });
@@ -56,8 +59,8 @@ result<void> pack_matrix(const packed_weight& w, std::span<const std::byte> sour
 
 }  // namespace
 
-const packed_weight* cpu_weights::find(const std::string& name, weight_use use) const {
-  const auto it = weights_.find({name, use});
+const packed_weight* cpu_weights::find(const graph::weight_info& weight, weight_use use) const {
+  const auto it = weights_.find({weight.name, weight.first_row, weight.dims.elements(), use});
   return it == weights_.end() ? nullptr : &it->second;
 }
 
@@ -68,11 +71,12 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
   for (std::uint32_t index : part.nodes) {
     for_each_weight(*part.whole, part.whole->nodes[index], [&](graph::value v, weight_use use) {
       const graph::weight_info& info = *part.whole->weight_of(v);
-      if (failure || out.find(info.name, use)) return;
+      if (failure || out.find(info, use)) return;
       packed_weight w;
       w.use = use;
       w.type = info.type;
       w.dims = info.dims;
+      w.first_row = info.first_row;
       w.to_f32 = kernels::find_to_f32(isa, info.type);
       w.kernel = use == weight_use::matmul ? kernels::find_matmul(isa, info.type, activations) : nullptr;
       const io::tensor_info* tensor = file.find(info.name);
@@ -80,6 +84,8 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
         failure = error{errc::not_found, "the file has no such tensor", info.name};
       } else if (!w.to_f32 || (use == weight_use::matmul && !w.kernel)) {
         failure = no_codec(info);
+      } else if (use != weight_use::matmul && !(tensor->dims == info.dims)) {
+        failure = error{errc::unsupported, "unsupported: only products can use some rows of a tensor", info.name};
       } else if (use == weight_use::matmul && kernels::exceeds_sums(info.type, info.dims.cols())) {
         failure = error{errc::unsupported,
                         "rows of " + std::to_string(info.dims.cols()) + " elements are too long for " +
@@ -100,7 +106,7 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
       }
       w.offset = out.total_;
       out.total_ += w.bytes;
-      out.weights_.emplace(std::pair(info.name, use), w);
+      out.weights_.emplace(key(info.name, info.first_row, info.dims.elements(), use), w);
     });
     if (failure) return *failure;
   }
@@ -116,9 +122,10 @@ result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& 
   FLYWHEEL_TRY(loaded.storage_, buffer::allocate(loaded.total_, memory));
   std::uint64_t done = 0;
   for (auto& [key, w] : loaded.weights_) {
-    if (control.stopped()) return error{errc::cancelled, "loading was cancelled", key.first};
+    const std::string& name = std::get<0>(key);
+    if (control.stopped()) return error{errc::cancelled, "loading was cancelled", name};
     if (control.progress) control.progress(done, loaded.total_, "packing weights");
-    const io::tensor_info& tensor = *file.find(key.first);
+    const io::tensor_info& tensor = *file.find(name);
     if (w.use == weight_use::rows && w.bytes == 0) {
       FLYWHEEL_TRY(const tensor_view view, file.view(tensor));
       w.data = view.data;
@@ -135,8 +142,8 @@ result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& 
         FLYWHEEL_CHECK(formats::decode(tensor_view(w.type, w.dims, source.data()),
                                        {reinterpret_cast<float*>(out), static_cast<std::size_t>(w.dims.elements())}));
       else
-        FLYWHEEL_CHECK(pack_matrix(w, source, out, pool));
-      if (!loaded.find(key.first, weight_use::rows)) file.release(tensor);
+        FLYWHEEL_CHECK(pack_matrix(w, source, tensor.dims[tensor.dims.rank() - 2], out, pool));
+      if (!loaded.find({name, tensor.type, tensor.dims}, weight_use::rows)) file.release(tensor);
     }
     done += w.bytes;
   }

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <utility>
+#include <tuple>
 
 #include "flywheel/core/buffer.hpp"
 #include "flywheel/device/device.hpp"
@@ -23,11 +23,12 @@ enum class weight_use : std::uint8_t {
   rows,    ///< Rows decoded one at a time.
 };
 
-/// One tensor, ready for one use.
+/// One tensor, or some of its rows, ready for one use.
 struct packed_weight {
   weight_use use = weight_use::vector;
   dtype type = dtype::f32;
   shape dims;
+  std::int64_t first_row = 0;                      ///< matmul
   const kernels::matmul_kernel* kernel = nullptr;  ///< matmul
   std::int64_t experts = 1, n = 0, k = 0;          ///< matmul
   std::size_t panel_bytes = 0;                     ///< matmul
@@ -55,11 +56,13 @@ class cpu_weights final : public device_weights {
                                                             const control& control);
 
   [[nodiscard]] std::size_t bytes() const noexcept override { return total_; }
-  /// Null when the tensor was not loaded for this use.
-  [[nodiscard]] const packed_weight* find(const std::string& name, weight_use use) const;
+  /// Null when these rows of the tensor were not loaded for this use.
+  [[nodiscard]] const packed_weight* find(const graph::weight_info& weight, weight_use use) const;
 
  private:
-  std::map<std::pair<std::string, weight_use>, packed_weight> weights_;
+  /// Name, first row, elements and use: the parts of a fused tensor are packed one by one.
+  using key = std::tuple<std::string, std::int64_t, std::int64_t, weight_use>;
+  std::map<key, packed_weight> weights_;
   std::size_t total_ = 0;
   buffer storage_;
   io::archive file_;  ///< Keeps mapped rows alive.

@@ -19,14 +19,16 @@ class moe_step final : public step {
   moe_step(const compile_context& c, const graph::node& n)
       : kernels_(c.kernels),
         a_(n.as<graph::moe_attributes>()),
-        x_(c.value(n.inputs[0])),
-        router_(c.value(n.inputs[1])),
-        gate_(&c.matrix(n.inputs[2])),
-        up_(&c.matrix(n.inputs[3])),
-        down_(&c.matrix(n.inputs[4])),
-        residual_(c.value(n.inputs[5])),
+        x_(c.value(n.inputs[in::x])),
+        router_(c.value(n.inputs[in::router])),
+        gate_{&c.matrix(n.inputs[in::gate]), c.vector(n.inputs[in::gate_bias])},
+        up_{&c.matrix(n.inputs[in::up]), c.vector(n.inputs[in::up_bias])},
+        down_{&c.matrix(n.inputs[in::down]), c.vector(n.inputs[in::down_bias])},
+        selection_bias_(c.vector(n.inputs[in::selection_bias])),
+        expert_scale_(c.vector(n.inputs[in::expert_scale])),
+        residual_(c.value(n.inputs[in::residual])),
         out_(c.value(n.outputs[0])),
-        hidden_(gate_->n) {}
+        hidden_(gate_.weight->n) {}
 
   std::size_t shared_bytes(std::int64_t max_tokens, std::int64_t max_outputs) const override {
     return layout(x_.outputs ? max_outputs : max_tokens).total;
@@ -45,15 +47,15 @@ class moe_step final : public step {
         each_expert(w, at, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
           for (std::int64_t i = first; i < first + count; ++i)
             std::memcpy(at.gathered + i * x_.cols, w.run.at(x_) + at.token_of[i] * x_.cols, row_size(x_.cols));
-          prepare(*gate_, e, at.gathered, first, count, at.prepared);
-          if (!shared_layout()) prepare(*up_, e, at.gathered, first, count, at.prepared_up);
+          prepare(*gate_.weight, e, at.gathered, first, count, at.prepared);
+          if (!shared_layout()) prepare(*up_.weight, e, at.gathered, first, count, at.prepared_up);
         });
         break;
       case 2:
         each_tile(w, at, hidden_,
                   [&](std::int64_t e, std::int64_t first, std::int64_t count, std::int64_t col, std::int64_t cols) {
-                    multiply(*gate_, e, at.prepared, first, count, col, cols, at.gate, hidden_);
-                    multiply(*up_, e, shared_layout() ? at.prepared : at.prepared_up, first, count, col, cols, at.up,
+                    multiply(gate_, e, at.prepared, first, count, col, cols, at.gate, hidden_);
+                    multiply(up_, e, shared_layout() ? at.prepared : at.prepared_up, first, count, col, cols, at.up,
                              hidden_);
                     for (std::int64_t i = first; i < first + count; ++i)
                       kernels_.glu(a_.act, at.gate + i * hidden_ + col, at.up + i * hidden_ + col, cols,
@@ -62,13 +64,13 @@ class moe_step final : public step {
         break;
       case 3:
         each_expert(w, at, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
-          prepare(*down_, e, at.gate, first, count, at.prepared);
+          prepare(*down_.weight, e, at.gate, first, count, at.prepared);
         });
         break;
       case 4:
         each_tile(w, at, x_.cols,
                   [&](std::int64_t e, std::int64_t first, std::int64_t count, std::int64_t col, std::int64_t cols) {
-                    multiply(*down_, e, at.prepared, first, count, col, cols, at.gathered, x_.cols);
+                    multiply(down_, e, at.prepared, first, count, col, cols, at.gathered, x_.cols);
                   });
         break;
       default:
@@ -79,8 +81,15 @@ class moe_step final : public step {
   }
 
  private:
+  using in = graph::moe_attributes;
+  /// The matrices of all experts, and their biases or null.
+  struct product {
+    const packed_weight* weight;
+    const float* bias;
+  };
   struct offsets {
-    std::size_t expert_start, token_of, slot_of, weights, order, gathered, gate, up, prepared, prepared_up, total;
+    std::size_t expert_start, token_of, slot_of, weights, order, scores, gathered, gate, up, prepared, prepared_up,
+        total;
   };
   /// The same places as pointers.
   struct areas {
@@ -90,6 +99,7 @@ class moe_step final : public step {
           slot_of(reinterpret_cast<std::int64_t*>(base + o.slot_of)),
           weights(reinterpret_cast<float*>(base + o.weights)),
           order(reinterpret_cast<std::int64_t*>(base + o.order)),
+          scores(reinterpret_cast<float*>(base + o.scores)),
           gathered(reinterpret_cast<float*>(base + o.gathered)),
           gate(reinterpret_cast<float*>(base + o.gate)),
           up(reinterpret_cast<float*>(base + o.up)),
@@ -100,6 +110,7 @@ class moe_step final : public step {
     std::int64_t* slot_of;       ///< [rows, n_used]
     float* weights;              ///< [rows, n_used]
     std::int64_t* order;         ///< [rows, n_used] experts by choice
+    float* scores;               ///< [n_expert] of the row in hand
     float* gathered;             ///< [slots, n]: inputs, later results
     float* gate;                 ///< [slots, hidden]
     float* up;                   ///< [slots, hidden]
@@ -110,7 +121,7 @@ class moe_step final : public step {
   [[nodiscard]] static std::size_t row_size(std::int64_t cols) {
     return static_cast<std::size_t>(cols) * sizeof(float);
   }
-  [[nodiscard]] bool shared_layout() const { return gate_->kernel->prepared == up_->kernel->prepared; }
+  [[nodiscard]] bool shared_layout() const { return gate_.weight->kernel->prepared == up_.weight->kernel->prepared; }
   [[nodiscard]] static std::size_t tile_bytes(const packed_weight& m) {
     return align64(m.kernel->prepared_bytes(m.kernel->prepared.tile_rows, m.k));
   }
@@ -129,11 +140,12 @@ class moe_step final : public step {
     o.slot_of = place(slots * sizeof(std::int64_t));
     o.weights = place(slots * sizeof(float));
     o.order = place(slots * sizeof(std::int64_t));
+    o.scores = place(row_size(a_.n_expert));
     o.gathered = place(slots * row_size(x_.cols));
     o.gate = place(slots * row_size(hidden_));
     o.up = place(slots * row_size(hidden_));
-    o.prepared = place(std::max(area_bytes(*gate_, rows), area_bytes(*down_, rows)));
-    o.prepared_up = place(shared_layout() ? 0 : area_bytes(*up_, rows));
+    o.prepared = place(std::max(area_bytes(*gate_.weight, rows), area_bytes(*down_.weight, rows)));
+    o.prepared_up = place(shared_layout() ? 0 : area_bytes(*up_.weight, rows));
     o.total = at;
     return o;
   }
@@ -151,11 +163,12 @@ class moe_step final : public step {
     std::fill_n(at.expert_start, a_.n_expert + 1, 0);
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* logits = s.at(router_) + r * a_.n_expert;
+      const float* ranks = selection_bias_ ? biased_scores(logits, at.scores) : logits;  // scores rise with logits
       std::int64_t* chosen = at.order + r * a_.n_used;
       for (std::int64_t u = 0; u < a_.n_used; ++u) {
         std::int64_t best = -1;
         for (std::int64_t e = 0; e < a_.n_expert; ++e)
-          if (std::find(chosen, chosen + u, e) == chosen + u && (best < 0 || logits[e] > logits[best])) best = e;
+          if (std::find(chosen, chosen + u, e) == chosen + u && (best < 0 || ranks[e] > ranks[best])) best = e;
         chosen[u] = best;
         ++at.expert_start[best + 1];
       }
@@ -173,15 +186,40 @@ class moe_step final : public step {
     at.expert_start[0] = 0;
   }
 
+  /// The chosen experts' weights.
   void weigh(const float* logits, const std::int64_t* chosen, float* weights) const {
-    const float top = logits[chosen[0]];
+    // Softmax relative to the largest chosen logit: what is common to all weights cancels or is divided by below.
+    float top = logits[chosen[0]];
+    for (std::int64_t u = 1; u < a_.n_used; ++u) top = std::max(top, logits[chosen[u]]);
+    const bool softmax = a_.scores == graph::router_scores::softmax;
+    for (std::int64_t u = 0; u < a_.n_used; ++u)
+      weights[u] = softmax ? std::exp(logits[chosen[u]] - top) : sigmoid(logits[chosen[u]]);
     double sum = 0;
-    for (std::int64_t u = 0; u < a_.n_used; ++u) weights[u] = std::exp(logits[chosen[u]] - top);
     if (a_.renormalize)
       for (std::int64_t u = 0; u < a_.n_used; ++u) sum += static_cast<double>(weights[u]);
-    else
+    else if (softmax)
       for (std::int64_t e = 0; e < a_.n_expert; ++e) sum += std::exp(static_cast<double>(logits[e] - top));
-    for (std::int64_t u = 0; u < a_.n_used; ++u) weights[u] = static_cast<float>(static_cast<double>(weights[u]) / sum);
+    else
+      sum = 1;
+    for (std::int64_t u = 0; u < a_.n_used; ++u) {
+      const double scale =
+          static_cast<double>(a_.scale) * (expert_scale_ ? static_cast<double>(expert_scale_[chosen[u]]) : 1.0);
+      weights[u] = static_cast<float>(static_cast<double>(weights[u]) / sum * scale);
+    }
+  }
+  [[nodiscard]] static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+  /// Scores of all experts plus the selection bias.
+  const float* biased_scores(const float* logits, float* scores) const {
+    const float top = *std::max_element(logits, logits + a_.n_expert);
+    double sum = 0;
+    for (std::int64_t e = 0; e < a_.n_expert; ++e) sum += std::exp(static_cast<double>(logits[e] - top));
+    for (std::int64_t e = 0; e < a_.n_expert; ++e) {
+      const float score = a_.scores == graph::router_scores::softmax
+                              ? static_cast<float>(std::exp(static_cast<double>(logits[e] - top)) / sum)
+                              : sigmoid(logits[e]);
+      scores[e] = score + selection_bias_[e];
+    }
+    return scores;
   }
 
   /// Calls f(expert, first slot, count) for every expert that has tokens.
@@ -206,8 +244,9 @@ class moe_step final : public step {
                std::byte* base) const {
     m.kernel->prepare(rows + first * m.k, m.k, 0, count, m.k, area_of(m, base, e, first));
   }
-  void multiply(const packed_weight& m, std::int64_t e, std::byte* base, std::int64_t first, std::int64_t count,
+  void multiply(const product& p, std::int64_t e, std::byte* base, std::int64_t first, std::int64_t count,
                 std::int64_t col, std::int64_t cols, float* y, std::int64_t stride) const {
+    const packed_weight& m = *p.weight;
     kernels::matmul_args args;
     args.prepared = area_of(m, base, e, first);
     args.row_end = count;
@@ -216,6 +255,7 @@ class moe_step final : public step {
     args.n = cols;
     args.y = y + first * stride + col;
     args.y_stride = stride;
+    args.epilogue.bias = p.bias ? p.bias + e * m.n + col : nullptr;
     m.kernel->run(args);
   }
 
@@ -236,7 +276,8 @@ class moe_step final : public step {
   const kernels::kernel_set& kernels_;
   graph::moe_attributes a_;
   operand x_, router_;
-  const packed_weight *gate_, *up_, *down_;
+  product gate_, up_, down_;
+  const float *selection_bias_, *expert_scale_;
   operand residual_, out_;
   std::int64_t hidden_;
 };

@@ -19,19 +19,20 @@ operand compile_context::value(graph::value v) const {
 }
 
 const float* compile_context::vector(graph::value v) const {
-  return v.valid() ? weights.find(g.weight_of(v)->name, weight_use::vector)->floats() : nullptr;
+  return v.valid() ? weights.find(*g.weight_of(v), weight_use::vector)->floats() : nullptr;
 }
 
 const packed_weight& compile_context::matrix(graph::value v) const {
-  return *weights.find(g.weight_of(v)->name, weight_use::matmul);
+  return *weights.find(*g.weight_of(v), weight_use::matmul);
 }
 
-rope_table compile_context::rope(const graph::rope_attributes& attributes, graph::value factors) const {
-  const float* numbers = vector(factors);
+rope_table compile_context::rope(const graph::rope_attributes& attributes, graph::value factors,
+                                 graph::value long_factors) const {
+  const float *numbers = vector(factors), *long_numbers = vector(long_factors);
   for (const rope_table& t : ropes)
-    if (t.attributes == attributes && t.factors == numbers) return t;
+    if (t.attributes == attributes && t.factors == numbers && t.long_factors == long_numbers) return t;
   const std::int64_t before = ropes.empty() ? 0 : ropes.back().before + ropes.back().attributes.n_rot;
-  return ropes.emplace_back(rope_table{attributes, numbers, before});
+  return ropes.emplace_back(rope_table{attributes, numbers, long_numbers, before});
 }
 
 result<std::unique_ptr<const executable>> program::compile(const subgraph& part, const kernels::kernel_set& kernels,

@@ -99,7 +99,8 @@ class step {
 struct rope_table {
   graph::rope_attributes attributes;
   const float* factors = nullptr;
-  std::int64_t before = 0;  ///< Floats per token of the tables in front of this one.
+  const float* long_factors = nullptr;  ///< For sequences that may grow beyond the original context; or null.
+  std::int64_t before = 0;              ///< Floats per token of the tables in front of this one.
 
   [[nodiscard]] float* row(const run_state& s, std::int64_t token) const noexcept {
     return reinterpret_cast<float*>(s.tables) + s.n_tokens * before + token * attributes.n_rot;
@@ -118,13 +119,14 @@ struct compile_context {
   [[nodiscard]] const float* vector(graph::value v) const;
   [[nodiscard]] const packed_weight& matrix(graph::value v) const;
   /// The table of a rotation, shared by all nodes that rotate alike.
-  [[nodiscard]] rope_table rope(const graph::rope_attributes& attributes, graph::value factors) const;
+  [[nodiscard]] rope_table rope(const graph::rope_attributes& attributes, graph::value factors,
+                                graph::value long_factors) const;
 };
 
 std::unique_ptr<step> make_linear(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_attention(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_moe(const compile_context& c, const graph::node& n);
-/// embed, rms_norm, rope, glu, add, scale, select_outputs
+/// embed, rms_norm, rope, glu, add, scale, softcap, columns, select_outputs
 std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& n);
 /// Fills all rotary tables; the first step of a program that has any.
 std::unique_ptr<step> make_rope_tables(const std::vector<rope_table>& ropes);

@@ -34,12 +34,28 @@ struct rotation {
   rope_table table;
   std::vector<double> frequency;
   float magnitude = 1;
+  std::vector<double> long_frequency;  ///< Empty without long factors.
 };
+
+std::vector<double> frequencies(const graph::rope_attributes& a, const float* factors, double low, double high) {
+  std::vector<double> all;
+  for (std::int64_t i = 0; i < a.n_rot / 2; ++i) {
+    const double plain = std::pow(a.base, -2.0 * static_cast<double>(i) / static_cast<double>(a.n_rot)) /
+                         (factors ? static_cast<double>(factors[i]) : 1.0);
+    double f = plain * a.freq_scale;
+    if (a.yarn) {
+      const double ramp = 1 - std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+      f = f * (1 - ramp) + plain * ramp;
+    }
+    all.push_back(f);
+  }
+  return all;
+}
 
 rotation rotation_of(const rope_table& t) {
   constexpr double two_pi = 6.283185307179586476925;
   const graph::rope_attributes& a = t.attributes;
-  rotation out{t, {}, 1};
+  rotation out{t, {}, 1, {}};
   const auto n = static_cast<double>(a.n_rot);
   // YaRN (Peng et al. 2023, section 3.2): the pair that makes `turns` turns over the original context.
   const auto pair_of = [&](double turns) {
@@ -53,16 +69,8 @@ rotation rotation_of(const rope_table& t) {
   } else {
     out.magnitude = static_cast<float>(a.attn_factor);
   }
-  for (std::int64_t i = 0; i < a.n_rot / 2; ++i) {
-    const double plain =
-        std::pow(a.base, -2.0 * static_cast<double>(i) / n) / (t.factors ? static_cast<double>(t.factors[i]) : 1.0);
-    double f = plain * a.freq_scale;
-    if (a.yarn) {
-      const double ramp = 1 - std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
-      f = f * (1 - ramp) + plain * ramp;
-    }
-    out.frequency.push_back(f);
-  }
+  out.frequency = frequencies(a, t.factors, low, high);
+  if (t.long_factors) out.long_frequency = frequencies(a, t.long_factors, low, high);
   return out;
 }
 
@@ -76,19 +84,23 @@ class rope_table_step final : public step {
       std::int64_t first = 0;
       for (const sequence_slice& slice : w.run.bound->sequences) {
         for (std::int64_t t = std::max(begin, first); t < std::min(end, first + slice.n_tokens); ++t)
-          for (const rotation& r : rotations_) fill(r, slice.first_position + t - first, r.table.row(w.run, t));
+          for (const rotation& r : rotations_) {
+            const bool grows = !r.long_frequency.empty() && slice.n_ctx > r.table.attributes.original_context;
+            fill(grows ? r.long_frequency : r.frequency, r.magnitude, slice.first_position + t - first,
+                 r.table.row(w.run, t));
+          }
         first += slice.n_tokens;
       }
     });
   }
 
  private:
-  static void fill(const rotation& r, std::int64_t position, float* row) {
-    const std::size_t pairs = r.frequency.size();
+  static void fill(const std::vector<double>& frequency, float magnitude, std::int64_t position, float* row) {
+    const std::size_t pairs = frequency.size();
     for (std::size_t i = 0; i < pairs; ++i) {
-      const double angle = static_cast<double>(position) * r.frequency[i];
-      row[i] = static_cast<float>(std::cos(angle)) * r.magnitude;
-      row[pairs + i] = static_cast<float>(std::sin(angle)) * r.magnitude;
+      const double angle = static_cast<double>(position) * frequency[i];
+      row[i] = static_cast<float>(std::cos(angle)) * magnitude;
+      row[pairs + i] = static_cast<float>(std::sin(angle)) * magnitude;
     }
   }
   std::vector<rotation> rotations_;
@@ -105,7 +117,7 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
   const operand y = c.value(n.outputs[0]);
   switch (n.kind) {
     case graph::op::embed: {
-      const packed_weight* table = c.weights.find(c.g.weight_of(n.inputs[0])->name, weight_use::rows);
+      const packed_weight* table = c.weights.find(*c.g.weight_of(n.inputs[0]), weight_use::rows);
       const std::size_t stride = row_bytes(table->type, table->dims.cols());
       return rowwise(y, [=](const run_state& s, std::int64_t r) {
         const auto id = static_cast<std::size_t>(s.bound->ids[static_cast<std::size_t>(r)]);
@@ -115,15 +127,17 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
     case graph::op::rms_norm: {
       const operand x = c.value(n.inputs[0]);
       const float* weight = c.vector(n.inputs[1]);
-      const float eps = n.as<graph::norm_attributes>().eps;
-      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
-        k.rms_norm(s.at(x) + r * x.cols, weight, eps, x.cols, s.at(y) + r * y.cols);
+      const auto& a = n.as<graph::norm_attributes>();
+      const std::int64_t group = a.group == 0 ? x.cols : a.group;
+      return rowwise(y, [=, eps = a.eps, &k](const run_state& s, std::int64_t r) {
+        for (std::int64_t i = r * x.cols; i < (r + 1) * x.cols; i += group)
+          k.rms_norm(s.at(x) + i, weight, eps, group, s.at(y) + i);
       });
     }
     case graph::op::rope: {
       const operand x = c.value(n.inputs[0]);
       const auto& a = n.as<graph::rope_attributes>();
-      const rope_table table = c.rope(a, n.inputs[1]);
+      const rope_table table = c.rope(a, n.inputs[1], n.inputs[2]);
       return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
         float* row = s.at(y) + r * y.cols;
         if (row != s.at(x) + r * x.cols)
@@ -148,8 +162,24 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
     case graph::op::scale: {
       const operand x = c.value(n.inputs[0]);
       const float factor = n.as<graph::scale_attributes>().factor;
+      const float* weight = c.vector(n.inputs[1]);  // its value is there when the program runs, not before
       return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
-        k.scale(s.at(x) + r * y.cols, factor, y.cols, s.at(y) + r * y.cols);
+        k.scale(s.at(x) + r * y.cols, weight ? factor * *weight : factor, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::softcap: {
+      const operand x = c.value(n.inputs[0]);
+      const float cap = n.as<graph::softcap_attributes>().cap;
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.softcap(s.at(x) + r * y.cols, cap, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::columns: {
+      const operand x = c.value(n.inputs[0]);
+      const std::int64_t first = n.as<graph::columns_attributes>().first;
+      return rowwise(y, [=](const run_state& s, std::int64_t r) {
+        std::memcpy(s.at(y) + r * y.cols, s.at(x) + r * x.cols + first,
+                    static_cast<std::size_t>(y.cols) * sizeof(float));
       });
     }
     default: {  // select_outputs
