@@ -194,6 +194,52 @@ void attention(benchmark::State& state, const kernel_set* set, attention_case c,
                static_cast<double>(page * pages));
 }
 
+/// All heads of a gated delta-net layer between its projections: 16 key heads and 32 value heads of 128. One token
+/// rotates over as many layers' states as exceed the caches.
+void delta_net(benchmark::State& state, const kernel_set* set, std::int64_t tokens) {
+  kernels::delta_net_args args;
+  args.n_tokens = tokens;
+  args.n_k_heads = 16;
+  args.n_v_heads = 32;
+  args.head_k_dim = args.head_v_dim = 128;
+  args.conv_kernel = 4;
+  args.norm_eps = 1e-6f;
+  executor& one = machine.threads(1);
+  const std::span<std::byte> pool = machine.memory();
+  machine.work.reset();  // its weights go
+  const auto floats = static_cast<std::size_t>(args.head_state(args.n_v_heads));
+  const std::size_t layers = tokens > 1 ? 1 : pool.size() / (2 * floats * sizeof(float));
+  if (layers == 0) return state.SkipWithError("FLYWHEEL_BENCH_MIB is too small");
+  std::memset(pool.data(), 0, 2 * layers * floats * sizeof(float));
+  float* const states = reinterpret_cast<float*>(pool.data());
+  const auto rows = [&](std::int64_t cols) { return numbers(static_cast<std::size_t>(tokens * cols)); };
+  const std::vector<float> qkv = rows(args.channels()), z = rows(args.values()), gates = rows(args.n_v_heads);
+  const std::vector<float> taps = numbers(static_cast<std::size_t>(args.conv_kernel * args.channels()));
+  const std::vector<float> vectors(static_cast<std::size_t>(args.head_v_dim), -0.1f);
+  std::vector<float> out(z.size());
+  args.qkv = qkv.data();
+  args.z = z.data();
+  args.beta = args.alpha = gates.data();
+  args.taps = taps.data();
+  args.dt = args.a = args.norm = vectors.data();
+  args.out = out.data();
+  buffer scratch = buffer::zeros(set->delta_net_scratch(args) * sizeof(float)).value();
+  std::size_t layer = 0;
+  bool swapped = false;
+  against_roofs roofs(one, set->isa);
+  for (auto _ : state) {
+    float* const both = states + 2 * layer * floats;
+    args.state = both + (swapped ? floats : 0);
+    args.next_state = both + (swapped ? 0 : floats);
+    for (std::int64_t h = 0; h < args.n_v_heads; ++h)
+      set->delta_net(args, h, reinterpret_cast<float*>(scratch.mutable_data()));
+    if (++layer == layers) layer = 0, swapped = !swapped;
+  }
+  const auto elements = static_cast<double>(args.n_v_heads * args.head_k_dim * args.head_v_dim);
+  roofs.report(state, false, 7 * elements * static_cast<double>(tokens),
+               tokens > 1 ? 0 : 2 * static_cast<double>(floats * sizeof(float)));
+}
+
 /// Element-wise kernels on rows that stay in L1.
 template <class Body>
 void rows(benchmark::State& state, std::int64_t n, std::int64_t bytes_per_element, Body body) {
@@ -306,6 +352,9 @@ int main(int argc, char** argv) {
              "/context:" + std::to_string(c.context))
                 .c_str(),
             [=](benchmark::State& state) { attention(state, set, c, kv); });
+    for (const std::int64_t tokens : {1, 512})
+      benchmark::RegisterBenchmark(("delta_net/" + name + "/16:32x128/tokens:" + std::to_string(tokens)).c_str(),
+                                   [=](benchmark::State& state) { delta_net(state, set, tokens); });
     register_element_wise(set, name);
   }
   benchmark::Initialize(&argc, argv);

@@ -13,6 +13,7 @@ namespace flywheel::inline v0::kernels {
 #include "kernels/activation/kernels.inc"
 #include "kernels/attention/kernels.inc"
 #include "kernels/convert/kernels.inc"
+#include "kernels/delta_net/kernels.inc"
 #include "kernels/norm/kernels.inc"
 #include "kernels/roof/kernels.inc"
 #include "kernels/rope/kernels.inc"

@@ -10,6 +10,7 @@
 #include "kernels/attention/attention.hpp"
 #include "kernels/cluster.hpp"
 #include "kernels/convert/convert.hpp"
+#include "kernels/delta_net/delta_net.hpp"
 #include "kernels/matmul/matmul.hpp"
 #include "kernels/norm/norm.hpp"
 #include "kernels/roof/roof.hpp"
@@ -27,6 +28,8 @@ struct kernel_set {
   store_kv_fn store_kv;
   attention_scratch_fn attention_scratch;
   attention_fn attention;
+  delta_net_scratch_fn delta_net_scratch;
+  delta_net_fn delta_net;
   glu_fn glu;
   activate_fn activate;
   add_fn add;

@@ -27,6 +27,8 @@ struct simd {
   static floats load(const float* p) { return _mm256_loadu_ps(p); }
   static floats load_part(const float* p, std::int64_t n) { return _mm256_maskload_ps(p, first(n)); }
   static void store(float* p, floats x) { _mm256_storeu_ps(p, x); }
+  static void stream(float* p, floats x) { _mm256_stream_ps(p, x); }
+  static void end_stream() { _mm_sfence(); }
   static void store_part(float* p, std::int64_t n, floats x) { _mm256_maskstore_ps(p, first(n), x); }
   static floats add(floats a, floats b) { return _mm256_add_ps(a, b); }
   static floats sub(floats a, floats b) { return _mm256_sub_ps(a, b); }

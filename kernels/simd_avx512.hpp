@@ -30,6 +30,9 @@ struct simd {
   static floats load(const float* p) { return _mm512_loadu_ps(p); }
   static floats load_part(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store(float* p, floats x) { _mm512_storeu_ps(p, x); }
+  /// Around the caches, to a multiple of the vector's size; end_stream() before anybody else reads it.
+  static void stream(float* p, floats x) { _mm512_stream_ps(p, x); }
+  static void end_stream() { _mm_sfence(); }
   static void store_part(float* p, std::int64_t n, floats x) { _mm512_mask_storeu_ps(p, first(n), x); }
   static floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
   static floats sub(floats a, floats b) { return _mm512_sub_ps(a, b); }

@@ -37,6 +37,8 @@ struct simd {
     return x;
   }
   static void store(float* p, floats x) { vst1q_f32(p, x); }
+  static void stream(float* p, floats x) { store(p, x); }  // there is no intrinsic
+  static void end_stream() {}
   static void store_part(float* p, std::int64_t n, floats x) {
     if (n > 0) vst1q_lane_f32(p, x, 0);
     if (n > 1) vst1q_lane_f32(p + 1, x, 1);

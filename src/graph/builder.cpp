@@ -87,6 +87,9 @@ value builder::attention(value q, value k, value v, const attention_attributes& 
   inputs[attention_attributes::sinks] = sinks;
   return append(op::attention, std::move(inputs), attributes);
 }
+value builder::delta_net(const delta_net_inputs& in, const delta_net_attributes& attributes) {
+  return append(op::delta_net, {in.qkv, in.z, in.beta, in.alpha, in.taps, in.dt, in.a, in.norm}, attributes);
+}
 value builder::glu(value gate, value up, activation act) { return append(op::glu, {gate, up}, glu_attributes{act}); }
 value builder::add(value a, value b) { return append(op::add, {a, b}, no_attributes{}); }
 value builder::scale(value x, float factor, value weight) {

@@ -144,6 +144,27 @@ bool infer_attention(checker& c, infos& out) {
   return true;
 }
 
+bool infer_delta_net(checker& c, infos& out) {
+  const auto* a = c.attributes<delta_net_attributes>();
+  if (!a || !c.inputs(8)) return false;
+  constexpr std::int64_t limit = 1 << 16;
+  for (const std::int64_t n : {a->n_k_heads, a->n_v_heads, a->head_k_dim, a->head_v_dim})
+    if (n < 1 || n > limit) return c.complain("has " + std::to_string(n) + " heads or elements of a head");
+  if (a->layer < 0 || a->n_v_heads % a->n_k_heads != 0)
+    return c.complain("cannot share " + std::to_string(a->n_k_heads) + " key heads among " +
+                      std::to_string(a->n_v_heads));
+  if (a->conv_kernel < 1 || a->conv_kernel > 16)
+    return c.complain("cannot convolve over " + std::to_string(a->conv_kernel) + " tokens; the limit is 16");
+  if (!c.activation(0, a->channels()) || !c.activation(1, a->values())) return false;
+  if (!c.activation(2, a->n_v_heads) || !c.activation(3, a->n_v_heads)) return false;
+  for (std::size_t i = 0; i < 4; ++i)
+    if (c.in(i).rows != row_kind::tokens) return c.complain("needs all tokens' rows");
+  if (!c.weight(4, {a->channels(), a->conv_kernel}) || !c.weight(5, {a->n_v_heads})) return false;
+  if (!c.weight(6, {a->n_v_heads}) || !c.weight(7, {a->head_v_dim})) return false;
+  out.push_back(c.in(1));
+  return true;
+}
+
 bool infer_moe(checker& c, infos& out) {
   using in = moe_attributes;
   const auto* a = c.attributes<moe_attributes>();
@@ -197,6 +218,8 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       return infer_rope(c, out);
     case op::attention:
       return infer_attention(c, out);
+    case op::delta_net:
+      return infer_delta_net(c, out);
     case op::glu:
       if (!c.attributes<glu_attributes>()) return false;
       [[fallthrough]];

@@ -29,8 +29,12 @@ inline constexpr double element = 1.2e-7;
 /// in its weight; with |score| up to 30 and head_dim up to 256 this is some 1e-6 per unit of score.
 inline constexpr double attention = 2e-5;
 /// The same for quantized keys and values against exact attention over their decoded numbers and the rounded queries.
-/// Weights times the values' scales may be 16-bit: errors of up to half a step, 2^-16 of the largest product, in each of
-/// the 64 positions of a page, which add up like a random walk: 8 * 2^-16 = 1.2e-4 at worst.
+/// Weights times the values' scales may be 16-bit: errors of up to half a step, 2^-16 of the largest product, in each
+/// of the 64 positions of a page, which add up like a random walk: 8 * 2^-16 = 1.2e-4 at worst.
 inline constexpr double attention_quantized = 1e-4;
+
+/// Gated delta rule, relative to the largest result: rounding errors of sums over up to 128 rows enter a state that
+/// remembers them for as long as it remembers anything.
+inline constexpr double delta_net = 2e-6;
 
 }  // namespace flywheel::test::tolerance

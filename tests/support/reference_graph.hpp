@@ -209,6 +209,51 @@ class reference_graph {
     values_[n.outputs[0].index] = out;
   }
 
+  /// The gated delta rule as its authors write it, one token after the other.
+  void delta_net(const graph::node& n) {
+    const auto& a = n.as<graph::delta_net_attributes>();
+    const matrix &qkv = in(n, 0), &z = in(n, 1), &beta = in(n, 2), &alpha = in(n, 3);
+    const matrix &taps = in(n, 4), &dt = in(n, 5), &decay = in(n, 6), &weight = in(n, 7);
+    const auto channels = static_cast<std::size_t>(a.channels()), kernel = static_cast<std::size_t>(a.conv_kernel);
+    const auto heads = static_cast<std::size_t>(a.n_v_heads), key_heads = static_cast<std::size_t>(a.n_k_heads);
+    const auto dk = static_cast<std::size_t>(a.head_k_dim), dv = static_cast<std::size_t>(a.head_v_dim);
+    const auto eps = static_cast<double>(a.eps);
+    matrix out(ids_.size() * heads * dv), state(heads * dk * dv, 0.0);
+    for (std::size_t t = 0; t < ids_.size(); ++t) {
+      matrix c(channels, 0.0);
+      for (std::size_t i = 0; i < channels; ++i) {
+        for (std::size_t back = 0; back < kernel && back <= t; ++back)
+          c[i] += taps[i * kernel + kernel - 1 - back] * qkv[(t - back) * channels + i];
+        c[i] = act(activation::silu, c[i]);
+      }
+      const auto unit = [&](std::size_t first) {
+        matrix x(c.begin() + static_cast<std::ptrdiff_t>(first), c.begin() + static_cast<std::ptrdiff_t>(first + dk));
+        const double length = std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), eps));
+        for (double& e : x) e /= length;
+        return x;
+      };
+      for (std::size_t h = 0; h < heads; ++h) {
+        const matrix q = unit(h % key_heads * dk), k = unit((key_heads + h % key_heads) * dk);
+        const double* v = c.data() + 2 * key_heads * dk + h * dv;
+        const double forget = std::exp(decay[h] * std::log(1 + std::exp(alpha[t * heads + h] + dt[h])));
+        const double write = 1 / (1 + std::exp(-beta[t * heads + h]));
+        double* s = state.data() + h * dk * dv;
+        for (std::size_t e = 0; e < dk * dv; ++e) s[e] *= forget;
+        matrix o(dv, 0.0);
+        for (std::size_t j = 0; j < dv; ++j) {
+          double known = 0;
+          for (std::size_t i = 0; i < dk; ++i) known += s[i * dv + j] * k[i];
+          for (std::size_t i = 0; i < dk; ++i) s[i * dv + j] += k[i] * write * (v[j] - known);
+          for (std::size_t i = 0; i < dk; ++i) o[j] += s[i * dv + j] * q[i] / std::sqrt(static_cast<double>(dk));
+        }
+        o = rms_norm(o, weight, eps);
+        for (std::size_t j = 0; j < dv; ++j)
+          out[(t * heads + h) * dv + j] = o[j] * act(activation::silu, z[(t * heads + h) * dv + j]);
+      }
+    }
+    values_[n.outputs[0].index] = out;
+  }
+
   void moe(const graph::node& n) {
     using input = graph::moe_attributes;
     const auto& a = n.as<graph::moe_attributes>();
@@ -272,6 +317,9 @@ class reference_graph {
         break;
       case graph::op::attention:
         attention(n);
+        break;
+      case graph::op::delta_net:
+        delta_net(n);
         break;
       case graph::op::glu:
         y = in(n, 0);

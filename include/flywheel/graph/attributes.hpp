@@ -98,6 +98,26 @@ struct attention_attributes {
   std::array<std::optional<float>, 3> norm_eps;  ///< RMS norm of q's, k's, v's heads before that (by the rewrite).
 };
 
+/// delta_net(qkv [r, channels()], z [r, values()], beta, alpha [r, n_v_heads], taps [channels(), conv_kernel],
+/// dt, a [n_v_heads], norm [head_v_dim]) -> [r, values()]: a gated delta-net layer (Yang, Kautz & Hatamizadeh 2025)
+/// between its projections; kernels/delta_net/delta_net.hpp states the formula. Each sequence has a state of `layer`:
+/// the last conv_kernel - 1 rows of qkv, then S [n_v_heads, head_k_dim, head_v_dim].
+struct delta_net_attributes {
+  std::int64_t layer = 0;
+  std::int64_t n_k_heads = 0;
+  std::int64_t n_v_heads = 0;  ///< A multiple of n_k_heads; value head h uses key head h mod n_k_heads.
+  std::int64_t head_k_dim = 0;
+  std::int64_t head_v_dim = 0;
+  std::int64_t conv_kernel = 0;  ///< Rows that the causal convolution sees, the token's own included: 1 to 16.
+  float eps = 1e-6F;             ///< Of the norms of q, k and the output.
+
+  [[nodiscard]] std::int64_t values() const noexcept { return n_v_heads * head_v_dim; }
+  [[nodiscard]] std::int64_t channels() const noexcept { return 2 * n_k_heads * head_k_dim + values(); }
+  [[nodiscard]] std::int64_t state_floats() const noexcept {
+    return (conv_kernel - 1) * channels() + n_v_heads * head_k_dim * head_v_dim;
+  }
+};
+
 /// glu(gate, up): act(gate) * up, with clamped_swish act(gate) * (clamp(up, -7, 7) + 1).   (Shazeer 2020)
 struct glu_attributes {
   activation act = activation::silu;
@@ -150,8 +170,9 @@ struct moe_attributes {
   activation act = activation::silu;
 };
 
-using op_attributes = std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes,
-                                   rope_attributes, attention_attributes, glu_attributes, scale_attributes,
-                                   softcap_attributes, columns_attributes, moe_attributes>;
+using op_attributes =
+    std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes, rope_attributes,
+                 attention_attributes, delta_net_attributes, glu_attributes, scale_attributes, softcap_attributes,
+                 columns_attributes, moe_attributes>;
 
 }  // namespace flywheel::inline v0::graph

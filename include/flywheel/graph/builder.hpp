@@ -33,6 +33,11 @@ class FLYWHEEL_API builder {
   value matmul(value x, value weight, value bias = {});  ///< x weight^T + bias
   value rope(value x, const rope_attributes& attributes, value factors = {}, value long_factors = {});
   value attention(value q, value k, value v, const attention_attributes& attributes, value sinks = {});
+  /// What the layer's tensors are called is the architecture's business: qkv and so on as in delta_net_attributes.
+  struct delta_net_inputs {
+    value qkv, z, beta, alpha, taps, dt, a, norm;
+  };
+  value delta_net(const delta_net_inputs& in, const delta_net_attributes& attributes);
   value glu(value gate, value up, activation act);
   value add(value a, value b);
   value scale(value x, float factor, value weight = {});

@@ -22,6 +22,12 @@ class cpu_device final : public device {
       if (head_dim % 8 != 0)
         return {false, "attention heads of " + std::to_string(head_dim) + " elements, not a multiple of 8"};
     }
+    if (n.kind == graph::op::delta_net) {
+      const auto& a = n.as<graph::delta_net_attributes>();
+      for (const std::int64_t dim : {a.head_k_dim, a.head_v_dim})
+        if (dim % kernels::delta_net_granularity != 0)
+          return {false, "delta-net heads of " + std::to_string(dim) + " elements, not a multiple of 16"};
+    }
     for (graph::value v : n.inputs)
       if (const graph::weight_info* w = g.weight_of(v); w && !kernels::find_to_f32(isa_, w->type))
         return {false, "unsupported tensor type of " + w->name + ": " + type_name(w->type)};

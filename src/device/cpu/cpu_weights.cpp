@@ -25,6 +25,8 @@ void for_each_weight(const graph::graph& g, const graph::node& n, F&& f) {
       use = weight_use::matmul;
     } else if (n.kind == graph::op::linear && i >= 1 && i <= n.as<graph::linear_attributes>().weights) {
       use = weight_use::matmul;
+    } else if (n.kind == graph::op::delta_net && i == 4) {  // taps: vectors of channels
+      use = weight_use::transposed;
     }
     f(n.inputs[i], use);
   }
@@ -54,6 +56,17 @@ result<void> pack_matrix(const packed_weight& w, std::span<const std::byte> sour
       w.kernel->pack(rows, stride, cols, w.k, out + p * w.panel_bytes);
     }
   });
+  return {};
+}
+
+result<void> decode_transposed(const packed_weight& w, std::span<const std::byte> source, std::span<float> out,
+                               std::pmr::memory_resource* memory) {
+  FLYWHEEL_TRY(buffer scratch, buffer::allocate(out.size_bytes(), memory));
+  const std::span<float> plain(reinterpret_cast<float*>(scratch.mutable_data()), out.size());
+  FLYWHEEL_CHECK(formats::decode(tensor_view(w.type, w.dims, source.data()), plain));
+  const auto cols = static_cast<std::size_t>(w.dims.cols()), rows = out.size() / cols;
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t c = 0; c < cols; ++c) out[c * rows + r] = plain[r * cols + c];
   return {};
 }
 
@@ -98,7 +111,7 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
         w.k = info.dims.cols();
         w.panel_bytes = w.kernel->panel_bytes(w.k);
         w.bytes = static_cast<std::size_t>(w.experts * w.panels()) * w.panel_bytes;
-      } else if (use == weight_use::vector) {
+      } else if (use == weight_use::vector || use == weight_use::transposed) {
         w.bytes = aligned(static_cast<std::size_t>(info.dims.elements()) * sizeof(float));
       } else {
         // Rows that the system can page in from the file need no memory of ours.
@@ -138,9 +151,11 @@ result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& 
     } else {
       buffer scratch;
       FLYWHEEL_TRY(const std::span<const std::byte> source, file.bytes(tensor, scratch, memory));
+      const std::span<float> floats(reinterpret_cast<float*>(out), static_cast<std::size_t>(w.dims.elements()));
       if (w.use == weight_use::vector)
-        FLYWHEEL_CHECK(formats::decode(tensor_view(w.type, w.dims, source.data()),
-                                       {reinterpret_cast<float*>(out), static_cast<std::size_t>(w.dims.elements())}));
+        FLYWHEEL_CHECK(formats::decode(tensor_view(w.type, w.dims, source.data()), floats));
+      else if (w.use == weight_use::transposed)
+        FLYWHEEL_CHECK(decode_transposed(w, source, floats, memory));
       else
         FLYWHEEL_CHECK(pack_matrix(w, source, tensor.dims[tensor.dims.rank() - 2], out, pool));
       if (!loaded.find({name, tensor.type, tensor.dims}, weight_use::rows)) file.release(tensor);

@@ -18,9 +18,10 @@ namespace flywheel::inline v0::device {
 
 /// How the nodes of a graph use a tensor; one tensor may have several uses (tied embeddings).
 enum class weight_use : std::uint8_t {
-  matmul,  ///< [n, k] or [experts, n, k]: panels for the kernel.
-  vector,  ///< f32 values.
-  rows,    ///< Rows decoded one at a time.
+  matmul,      ///< [n, k] or [experts, n, k]: panels for the kernel.
+  vector,      ///< f32 values.
+  transposed,  ///< f32 values of a matrix, column after column.
+  rows,        ///< Rows decoded one at a time.
 };
 
 /// One tensor, or some of its rows, ready for one use.

@@ -22,6 +22,10 @@ const float* compile_context::vector(graph::value v) const {
   return v.valid() ? weights.find(*g.weight_of(v), weight_use::vector)->floats() : nullptr;
 }
 
+const float* compile_context::transposed(graph::value v) const {
+  return weights.find(*g.weight_of(v), weight_use::transposed)->floats();
+}
+
 const packed_weight& compile_context::matrix(graph::value v) const {
   return *weights.find(*g.weight_of(v), weight_use::matmul);
 }
@@ -50,6 +54,9 @@ result<std::unique_ptr<const executable>> program::compile(const subgraph& part,
         break;
       case graph::op::attention:
         out->steps_.push_back(make_attention(context, n));
+        break;
+      case graph::op::delta_net:
+        out->steps_.push_back(make_delta_net(context, n));
         break;
       case graph::op::moe_ffn:
         out->steps_.push_back(make_moe(context, n));

@@ -117,6 +117,8 @@ struct compile_context {
   [[nodiscard]] operand value(graph::value v) const;
   /// f32 values of a weight; null for an invalid value.
   [[nodiscard]] const float* vector(graph::value v) const;
+  /// The same of a matrix's transpose, for nodes that want it so (see weight_use).
+  [[nodiscard]] const float* transposed(graph::value v) const;
   [[nodiscard]] const packed_weight& matrix(graph::value v) const;
   /// The table of a rotation, shared by all nodes that rotate alike.
   [[nodiscard]] rope_table rope(const graph::rope_attributes& attributes, graph::value factors,
@@ -125,6 +127,7 @@ struct compile_context {
 
 std::unique_ptr<step> make_linear(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_attention(const compile_context& c, const graph::node& n);
+std::unique_ptr<step> make_delta_net(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_moe(const compile_context& c, const graph::node& n);
 /// embed, rms_norm, rope, glu, add, scale, softcap, columns, select_outputs
 std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& n);
