@@ -123,8 +123,8 @@ struct delta_rule {
     for (int c = 0; c < C; ++c) u[c] = w[c] = S::zero();
     for (std::int64_t i = 0; i < rows; ++i) {
       V s[C];
-      if constexpr (Once && !Update)
-        for (int c = 0; c < C; c += 16 / S::width) S::prefetch(from.at + (i + 16) * from.stride + c * S::width);
+      if constexpr (Once && !Update)  // whole rows, for the strips after this one too
+        for (std::int64_t c = 0; c < from.stride; c += 16) S::prefetch_far(from.at + (i + 16) * from.stride + c);
       for (int c = 0; c < C; ++c) s[c] = S::load(from.at + i * from.stride + c * S::width);
       if constexpr (Update) {
         const V x = S::set1(k_old[i]);
