@@ -12,8 +12,8 @@ constexpr float exp_log2e = 1.44269504f;
 constexpr float exp_ln2_high = 0.693145752f;  // 16 bits: products with n are exact
 constexpr float exp_ln2_low = 1.42860677e-6f;
 constexpr float exp_c[] = {0.49999993f, 0.16666520f, 0.041668391f, 0.0083687451f, 0.0013814540f};
-constexpr float exp_lowest = -104.0f;    // below: 0
-constexpr float exp_highest = 89.0f;     // above: infinity
+constexpr float exp_lowest = -104.0f;  // below: 0
+constexpr float exp_highest = 89.0f;   // above: infinity
 // 2^x = 2^n 2^r, |r| <= 1/2; 2^r = 1 + r (c0 + ... + c5 r^5): the same polynomial in r ln 2.
 constexpr float exp2_c[] = {0.693147181f, 0.240226473f, 0.0555036202f, 0.00961852714f, 0.00133902179f, 0.000153210734f};
 constexpr float exp2_lowest = -100.0f;   // here and below: 0
@@ -69,6 +69,8 @@ static inline float tanh_f32(float x) {
   const float e = exp_f32(-2 * bits_as<float>(bits_as<std::uint32_t>(x) ^ sign));
   return bits_as<float>(bits_as<std::uint32_t>((1 - e) / (1 + e)) | sign);
 }
+
+static inline float sigmoid_f32(float x) { return 1 / (1 + exp_f32(-x)); }
 
 static inline float silu_f32(float x) { return x / (1 + exp_f32(-x)); }
 

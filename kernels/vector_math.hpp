@@ -48,6 +48,11 @@ typename S::floats tanh_vector(typename S::floats x) {
 }
 
 template <class S>
+typename S::floats sigmoid_vector(typename S::floats x) {
+  return S::div(S::set1(1), S::add(S::set1(1), exp_vector<S>(S::sub(S::zero(), x))));
+}
+
+template <class S>
 typename S::floats silu_vector(typename S::floats x) {
   return S::div(x, S::add(S::set1(1), exp_vector<S>(S::sub(S::zero(), x))));
 }

@@ -32,6 +32,8 @@ void glu_generic(activation kind, const float* gate, const float* up, std::int64
       return glu_loop<gelu_tanh_f32>(gate, up, n, y);
     case activation::relu:
       return glu_loop<relu_f32>(gate, up, n, y);
+    case activation::sigmoid:
+      return glu_loop<sigmoid_f32>(gate, up, n, y);
     case activation::clamped_swish:
       for (std::int64_t i = 0; i < n; ++i) y[i] = clamped_swish_f32(gate[i]) * (clamped_f32(up[i]) + 1);
       return;
@@ -46,6 +48,8 @@ void activate_generic(activation kind, const float* x, std::int64_t n, float* y)
       return activate_loop<gelu_tanh_f32>(x, n, y);
     case activation::relu:
       return activate_loop<relu_f32>(x, n, y);
+    case activation::sigmoid:
+      return activate_loop<sigmoid_f32>(x, n, y);
     case activation::clamped_swish:
       return activate_loop<clamped_swish_f32>(x, n, y);
   }

@@ -16,6 +16,8 @@ inline double activate(activation kind, double x) {
       return x / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case activation::relu:
       return x > 0 ? x : 0;
+    case activation::sigmoid:
+      return 1 / (1 + std::exp(-x));
     case activation::clamped_swish: {
       const double m = x > 7 ? 7 : x;
       return m / (1 + std::exp(-1.702 * m));

@@ -35,6 +35,8 @@ struct element_wise {
         return glu_with([](V x) { return gelu_tanh_vector<S>(x); }, gate, up, n, y);
       case activation::relu:
         return glu_with([](V x) { return relu_vector<S>(x); }, gate, up, n, y);
+      case activation::sigmoid:
+        return glu_with([](V x) { return sigmoid_vector<S>(x); }, gate, up, n, y);
       case activation::clamped_swish:
         return for_vectors<S>(n, [=](auto load, auto store) {
           // min and max give their second operand where one is NaN.
@@ -57,6 +59,8 @@ struct element_wise {
         return activate_with([](V v) { return gelu_tanh_vector<S>(v); }, x, n, y);
       case activation::relu:
         return activate_with([](V v) { return relu_vector<S>(v); }, x, n, y);
+      case activation::sigmoid:
+        return activate_with([](V v) { return sigmoid_vector<S>(v); }, x, n, y);
       case activation::clamped_swish:
         return activate_with([](V v) { return clamped_swish_vector<S>(v); }, x, n, y);
     }

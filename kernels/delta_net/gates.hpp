@@ -16,7 +16,7 @@ inline delta_gates gates_of(const delta_net_args& args, std::int64_t token, std:
   const float x = args.alpha[at] + args.dt[head];
   // softplus(x) = ln(1 + exp(x)), in a form that neither overflows nor cancels.
   const float softplus = (x > 0 ? x : 0) + __builtin_log1pf(exp_f32(x > 0 ? -x : x));
-  return {exp_f32(args.a[head] * softplus), 1 / (1 + exp_f32(-args.beta[at]))};
+  return {exp_f32(args.a[head] * softplus), sigmoid_f32(args.beta[at])};
 }
 
 /// The rows that the next call's convolution looks back at: channels [channel, channel + n).

@@ -34,7 +34,7 @@ const io::tensor_info* builder::find(const std::string& name, const shape& want)
   const io::tensor_info* info = file_->find(name);
   if (!info) {
     fail({errc::malformed, "the model lacks a tensor that its architecture needs, " + want.to_string(), name});
-  } else if (!(info->dims == want)) {
+  } else if (!(info->dims == want) && !(want.rank() == 2 && want[0] == 1 && info->dims == shape{want[1]})) {
     fail({errc::malformed,
           "the tensor is " + info->dims.to_string() + " where the model's metadata ask for " + want.to_string(), name});
     return nullptr;
@@ -52,8 +52,9 @@ value builder::append_weight(weight_info info) {
 }
 
 value builder::weight(const std::string& name, std::initializer_list<std::int64_t> dims) {
-  const io::tensor_info* info = find(name, shape(dims));
-  return info ? append_weight({name, info->type, info->dims, 0}) : value{};
+  const shape want(dims);
+  const io::tensor_info* info = find(name, want);
+  return info ? append_weight({name, info->type, want, 0}) : value{};
 }
 
 value builder::weight_rows(const std::string& name, std::initializer_list<std::int64_t> dims, std::int64_t first,
@@ -96,8 +97,8 @@ value builder::scale(value x, float factor, value weight) {
   return append(op::scale, {x, weight}, scale_attributes{factor});
 }
 value builder::softcap(value x, float cap) { return append(op::softcap, {x}, softcap_attributes{cap}); }
-value builder::columns(value x, std::int64_t first, std::int64_t count) {
-  return append(op::columns, {x}, columns_attributes{first, count});
+value builder::columns(value x, std::int64_t first, std::int64_t count, std::int64_t step) {
+  return append(op::columns, {x}, columns_attributes{first, count, step});
 }
 value builder::select_outputs(value x) { return append(op::select_outputs, {x}, no_attributes{}); }
 

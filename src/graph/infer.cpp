@@ -221,8 +221,11 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
     case op::delta_net:
       return infer_delta_net(c, out);
     case op::glu:
-      if (!c.attributes<glu_attributes>()) return false;
-      [[fallthrough]];
+      if (!c.attributes<glu_attributes>() || !c.inputs(2) || !c.activation(0) || !c.activation(1)) return false;
+      if (c.in(0).cols != 1 && !c.activation(0, c.in(1).cols)) return false;
+      if (!c.same_rows(0, 1)) return false;
+      out.push_back(c.in(1));
+      return true;
     case op::add:
       if (!c.inputs(2) || !c.activation(0) || !c.activation(1, c.in(0).cols) || !c.same_rows(0, 1)) return false;
       out.push_back(c.in(0));
@@ -242,9 +245,10 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
     case op::columns: {
       const auto* a = c.attributes<columns_attributes>();
       if (!a || !c.inputs(1) || !c.activation(0)) return false;
-      if (a->first < 0 || a->count < 1 || a->first > c.in(0).cols - a->count)
+      const std::int64_t n = c.in(0).cols, step = a->step == 0 ? n : a->step;
+      if (step < 1 || n % step != 0 || a->first < 0 || a->count < 1 || a->first > step - a->count)
         return c.complain("asks for columns that are not there");
-      out.push_back(activation_of(c.in(0).rows, a->count));
+      out.push_back(activation_of(c.in(0).rows, n / step * a->count));
       return true;
     }
     case op::select_outputs:

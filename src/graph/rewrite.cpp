@@ -85,7 +85,7 @@ graph fuse_glu(graph g) {
     const value gate = g.nodes[i].inputs[0], up = g.nodes[i].inputs[1];
     const std::uint32_t source = g.at(gate).producer;
     if (gate == up || source != g.at(up).producer || !plain_linear(g.nodes[source])) continue;
-    if (uses[gate.index] != 1 || uses[up.index] != 1) continue;
+    if (uses[gate.index] != 1 || uses[up.index] != 1 || g.at(gate).cols != g.at(up).cols) continue;
     std::vector<product> pair(2), rest;
     for (const product& p : products_of(g.nodes[source]))
       (p.out == gate ? pair[0] : p.out == up ? pair[1] : rest.emplace_back()) = p;

@@ -73,7 +73,10 @@ result<hyperparameters> read_hyperparameters(const io::archive& file) {
   const auto heads = keys.integers("attention.head_count", h.n_layers, 1, 65536);
   const auto kv_heads =
       keys.has("attention.head_count_kv") ? keys.integers("attention.head_count_kv", h.n_layers, 1, 65536) : heads;
-  const auto widths = keys.integers("feed_forward_length", h.n_layers, 1, wide);
+  const char* width = keys.has("feed_forward_length") || !keys.has("expert_feed_forward_length")
+                          ? "feed_forward_length"
+                          : "expert_feed_forward_length";  // all layers have experts
+  const auto widths = keys.integers(width, h.n_layers, 1, wide);
   for (std::size_t i = 0; i < heads.size(); ++i) {
     if (heads[i] % kv_heads[i] != 0)
       keys.refuse("attention.head_count_kv", errc::malformed,

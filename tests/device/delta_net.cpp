@@ -77,37 +77,6 @@ struct fixture {
   }
 };
 
-/// A sequence's states, the one before and the one after a run.
-class test_states {
- public:
-  explicit test_states(std::int64_t floats) {
-    for (auto& side : storage_)
-      for (std::int64_t l = 0; l < layers; ++l)
-        side.push_back(buffer::zeros(static_cast<std::size_t>(floats) * sizeof(float)).value());
-  }
-  device::sequence_slice slice(std::int64_t tokens, std::int64_t position) {
-    before_.clear();
-    after_.clear();
-    for (std::size_t l = 0; l < layers; ++l) {
-      before_.push_back(storage_[now_][l].data());
-      after_.push_back(storage_[1 - now_][l].mutable_data());
-    }
-    device::sequence_slice s;
-    s.n_tokens = tokens;
-    s.first_position = position;
-    s.state = before_.data();
-    s.next_state = after_.data();
-    return s;
-  }
-  void advance() { now_ = 1 - now_; }
-
- private:
-  std::vector<buffer> storage_[2];
-  std::size_t now_ = 0;
-  std::vector<const std::byte*> before_;
-  std::vector<std::byte*> after_;
-};
-
 std::vector<std::int32_t> some_ids(std::size_t n, std::size_t step = 7) {
   std::vector<std::int32_t> ids(n);
   for (std::size_t i = 0; i < n; ++i) ids[i] = static_cast<std::int32_t>((i * step + 3) % vocab);
@@ -118,19 +87,6 @@ std::vector<std::int32_t> all_rows(std::size_t n) {
   std::vector<std::int32_t> rows(n);
   for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
   return rows;
-}
-
-std::vector<float> run_all(graph_runner& runner, std::span<const std::int32_t> ids, test_states& states,
-                           std::size_t chunk) {
-  std::vector<float> all;
-  for (std::size_t at = 0; at < ids.size(); at += chunk) {
-    const std::size_t n = std::min(chunk, ids.size() - at);
-    const auto slice = states.slice(static_cast<std::int64_t>(n), static_cast<std::int64_t>(at));
-    const auto part = runner.run(ids.subspan(at, n), {&slice, 1}, dtype::f32, all_rows(n)).value();
-    states.advance();
-    all.insert(all.end(), part.begin(), part.end());
-  }
-  return all;
 }
 
 }  // namespace
@@ -148,8 +104,8 @@ TEST_CASE("A delta net equals its meaning on every ISA cluster") {
     for (const graph::graph& g : {plain, optimized}) {
       graph_runner runner(g, f.file, device::make_cpu_device(isa.name).value(), make_thread_team(2).value());
       CHECK(runner.weight_bytes == runner.measured_bytes);
-      test_states states(f.a.state_floats());
-      const auto got = run_all(runner, ids, states, 70);
+      test_cache cache(g, dtype::f32, 128);
+      const auto got = runner.run_all(ids, cache, 70);
       double worst = 0, peak = 0;
       for (std::size_t i = 0; i < got.size(); ++i) {
         worst = std::max(worst, std::isfinite(got[i]) ? std::abs(static_cast<double>(got[i]) - want[i]) : 1e30);
@@ -165,16 +121,15 @@ TEST_CASE("A delta net's results do not depend on threads, chunks or neighbours"
   const auto ids = some_ids(75);
   const graph::graph g = graph::optimize(f.build(f.a).value());
   const auto cpu = device::make_cpu_device("").value();
-  test_states first(f.a.state_floats());
-  graph_runner serial(g, f.file, cpu, serial_executor());
-  const auto want = run_all(serial, ids, first, ids.size());
+  test_cache first(g, dtype::f32, 128);
+  const auto want = graph_runner(g, f.file, cpu, serial_executor()).run_all(ids, first, ids.size());
   graph_runner runner(g, f.file, cpu, make_thread_team(3).value());
   for (const std::size_t chunk : {1UL, 2UL, 33UL, 75UL}) {
-    test_states states(f.a.state_floats());
-    CHECK(run_all(runner, ids, states, chunk) == want);
+    test_cache cache(g, dtype::f32, 128);
+    CHECK(runner.run_all(ids, cache, chunk) == want);
   }
   // Another sequence in front, then both go on together.
-  test_states a(f.a.state_floats()), b(f.a.state_floats());
+  test_cache a(g, dtype::f32, 128), b(g, dtype::f32, 128);
   const auto other = some_ids(20, 11);
   std::vector<std::int32_t> both(other);
   both.insert(both.end(), ids.begin(), ids.begin() + 40);

@@ -141,6 +141,15 @@ TEST_CASE("Soft-caps, columns, scales and norms by groups of columns") {
   const fixture f;
   check(f, build(f, [](graph::builder& b, value x) { return b.softcap(x, 2.5F); }));
   check(f, build(f, [](graph::builder& b, value x) { return b.columns(x, 17, 30); }));
+  check(f, build(f, [](graph::builder& b, value x) { return b.columns(x, 3, 5, 16); }));
+  check(f, build(f, [](graph::builder& b, value x) {
+          const value gate = b.columns(x, 8, 1);
+          return b.glu(gate, b.rms_norm(x, b.weight("norm", {width}), 1e-5F), activation::sigmoid);
+        }));
+  check(f, build(f, [](graph::builder& b, value x) {  // a vector as a matrix of one row
+          const value rms = b.rms_norm(x, {}, 1e-5F);
+          return b.glu(b.matmul(rms, b.weight("norm", {1, width})), x, activation::sigmoid);
+        }));
   check(f, build(f, [](graph::builder& b, value x) { return b.scale(x, 0.5F, b.weight("factor", {1})); }));
   check(f, build(f, [](graph::builder& b, value x) { return b.rms_norm(x, b.weight("q_norm", {head}), 1e-5F, head); }));
   check(f, build(f, [](graph::builder& b, value x) { return b.rms_norm(x, {}, 1e-5F, head); }));

@@ -14,20 +14,50 @@
 
 namespace flywheel::test {
 
-/// KV pages of one sequence, all allocated at once.
+/// KV pages and recurrent states of one sequence, all allocated at once.
 class test_cache {
  public:
   test_cache(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim, dtype type, std::int64_t positions)
       : test_cache(std::vector<std::size_t>(static_cast<std::size_t>(layers),
                                             kernels::kv_page_bytes(type, kv_heads, head_dim)),
                    type, positions) {}
-  /// As large as the graph's attention nodes ask for.
+  /// As large as the graph's nodes ask for.
   test_cache(const graph::graph& g, dtype type, std::int64_t positions)
-      : test_cache(pages_of(g, type), type, positions) {}
+      : test_cache(pages_of(g, type), type, positions) {
+    for (const graph::node& n : g.nodes) {
+      if (n.kind != graph::op::delta_net) continue;
+      const auto& a = n.as<graph::delta_net_attributes>();
+      const auto layer = static_cast<std::size_t>(a.layer);
+      for (side& s : states_) {
+        s.storage.push_back(buffer::zeros(static_cast<std::size_t>(a.state_floats()) * sizeof(float)).value());
+        s.before.resize(std::max(s.before.size(), layer + 1));
+        s.after.resize(s.before.size());
+        s.before[layer] = s.after[layer] = s.storage.back().mutable_data();
+      }
+    }
+  }
   [[nodiscard]] std::byte* const* const* pages() const { return pages_.data(); }
+  /// The next tokens, of which the first has this position. advance() after running them.
+  [[nodiscard]] device::sequence_slice slice(std::int64_t tokens, std::int64_t position) const {
+    device::sequence_slice s;
+    s.n_tokens = tokens;
+    s.first_position = position;
+    s.pages = pages();
+    s.state = states_[now_].before.data();
+    s.next_state = states_[1 - now_].after.data();
+    return s;
+  }
+  void advance() { now_ = 1 - now_; }
   dtype type;
 
  private:
+  /// Each state exists twice: as it was before a run, and after it.
+  struct side {
+    std::vector<buffer> storage;
+    std::vector<const std::byte*> before;
+    std::vector<std::byte*> after;
+  };
+
   /// bytes: of a page, by layer.
   test_cache(const std::vector<std::size_t>& bytes, dtype type, std::int64_t positions) : type(type) {
     const auto pages = static_cast<std::size_t>((positions + kv_page_tokens - 1) / kv_page_tokens);
@@ -53,6 +83,8 @@ class test_cache {
   buffer storage_;
   std::vector<std::vector<std::byte*>> rows_;
   std::vector<std::byte* const*> pages_;
+  side states_[2];
+  std::size_t now_ = 0;
 };
 
 class graph_runner {
@@ -100,9 +132,10 @@ class graph_runner {
       const std::size_t n = std::min(chunk, ids.size() - at);
       std::vector<std::int32_t> rows(n);
       for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
-      device::sequence_slice slice{static_cast<std::int64_t>(n), static_cast<std::int64_t>(at), cache.pages()};
+      device::sequence_slice slice = cache.slice(static_cast<std::int64_t>(n), static_cast<std::int64_t>(at));
       slice.n_ctx = n_ctx;
       const auto part = run(ids.subspan(at, n), {&slice, 1}, cache.type, rows).value();
+      cache.advance();
       all.insert(all.end(), part.begin(), part.end());
     }
     return all;

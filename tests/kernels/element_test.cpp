@@ -33,15 +33,15 @@ std::vector<std::int64_t> lengths() {
 double as_double(float x) { return static_cast<double>(x); }
 
 constexpr activation all_activations[] = {activation::silu, activation::gelu_tanh, activation::relu,
-                                          activation::clamped_swish};
+                                          activation::sigmoid, activation::clamped_swish};
 
 /// What the activation's result may be off by.
 double allowed(activation kind, float x, double expected) {
   const double v = as_double(x);
-  const double exponent = kind == activation::silu            ? v
-                          : kind == activation::gelu_tanh     ? 1.6 * (v + 0.0447 * v * v * v)
-                          : kind == activation::clamped_swish ? 1.702 * std::fmin(v, 7)
-                                                              : 0;
+  const double exponent = kind == activation::silu || kind == activation::sigmoid ? v
+                          : kind == activation::gelu_tanh                         ? 1.6 * (v + 0.0447 * v * v * v)
+                          : kind == activation::clamped_swish                     ? 1.702 * std::fmin(v, 7)
+                                                                                  : 0;
   return tolerance::activation * (1 + std::fabs(exponent) / 3) * std::fabs(expected);
 }
 
@@ -80,6 +80,8 @@ TEST_CASE("activations equal their reference", "[kernels][activation]") {
       CHECK(std::isnan(out[0]));
       if (kind == activation::clamped_swish)
         CHECK(std::fabs(out[1] - 7) < 1e-4f);
+      else if (kind == activation::sigmoid)
+        CHECK((out[1] == 1 && out[2] == 0));
       else
         CHECK(out[1] == INFINITY);
     }

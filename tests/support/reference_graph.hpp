@@ -73,6 +73,8 @@ class reference_graph {
         return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
       case activation::relu:
         return std::max(0.0, x);
+      case activation::sigmoid:
+        return 1 / (1 + std::exp(-x));
       case activation::clamped_swish:
         return std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));
     }
@@ -246,7 +248,7 @@ class reference_graph {
           for (std::size_t i = 0; i < dk; ++i) s[i * dv + j] += k[i] * write * (v[j] - known);
           for (std::size_t i = 0; i < dk; ++i) o[j] += s[i * dv + j] * q[i] / std::sqrt(static_cast<double>(dk));
         }
-        o = rms_norm(o, weight, eps);
+        o = rms_norm(o, &weight, dv, eps);
         for (std::size_t j = 0; j < dv; ++j)
           out[(t * heads + h) * dv + j] = o[j] * act(activation::silu, z[(t * heads + h) * dv + j]);
       }
@@ -322,8 +324,11 @@ class reference_graph {
         delta_net(n);
         break;
       case graph::op::glu:
-        y = in(n, 0);
-        for (std::size_t i = 0; i < y.size(); ++i) y[i] = gated(n.as<graph::glu_attributes>().act, y[i], in(n, 1)[i]);
+        y = in(n, 1);
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const std::size_t gates = in(n, 0).size();  // as many, or one per row
+          y[i] = gated(n.as<graph::glu_attributes>().act, in(n, 0)[i * gates / y.size()], y[i]);
+        }
         break;
       case graph::op::add:
         y = in(n, 0);
@@ -342,11 +347,13 @@ class reference_graph {
         }
         break;
       case graph::op::columns: {
-        const auto first = static_cast<std::size_t>(n.as<graph::columns_attributes>().first);
-        const auto wide = static_cast<std::size_t>(g_.at(n.inputs[0]).cols);
-        for (std::size_t r = 0; r < in(n, 0).size() / wide; ++r)
-          y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(r * wide + first),
-                   in(n, 0).begin() + static_cast<std::ptrdiff_t>(r * wide + first + cols));
+        const auto& a = n.as<graph::columns_attributes>();
+        const auto step = static_cast<std::size_t>(a.step == 0 ? g_.at(n.inputs[0]).cols : a.step);
+        const auto first = static_cast<std::ptrdiff_t>(a.first), count = static_cast<std::ptrdiff_t>(a.count);
+        for (std::size_t at = 0; at < in(n, 0).size(); at += step) {
+          const auto from = in(n, 0).begin() + static_cast<std::ptrdiff_t>(at) + first;
+          y.insert(y.end(), from, from + count);
+        }
         break;
       }
       case graph::op::select_outputs:

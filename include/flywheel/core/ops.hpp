@@ -7,9 +7,10 @@
 
 namespace flywheel::inline v0 {
 
-/// Non-linear functions. silu(x) = x / (1 + exp(-x)); gelu_tanh is the tanh form of GELU; clamped_swish(x) = m / (1 +
-/// exp(-1.702 m)) with m = min(x, 7), whose gated form is act(gate) * (clamp(up, -7, 7) + 1) (gpt-oss, OpenAI 2025).
-enum class activation : std::uint8_t { silu, gelu_tanh, relu, clamped_swish };
+/// Non-linear functions. silu(x) = x / (1 + exp(-x)); gelu_tanh is the tanh form of GELU; sigmoid(x) = 1 / (1 +
+/// exp(-x)); clamped_swish(x) = m / (1 + exp(-1.702 m)) with m = min(x, 7), whose gated form is act(gate) * (clamp(up,
+/// -7, 7) + 1) (gpt-oss, OpenAI 2025).
+enum class activation : std::uint8_t { silu, gelu_tanh, relu, sigmoid, clamped_swish };
 
 /// How products with quantized weights quantize their activations to int8, in blocks of 32. per_block: each block has
 /// its own f32 scale. power_of_two: one f32 scale per row, times a power of two per block: faster, and up to twice as

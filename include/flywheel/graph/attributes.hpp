@@ -118,7 +118,8 @@ struct delta_net_attributes {
   }
 };
 
-/// glu(gate, up): act(gate) * up, with clamped_swish act(gate) * (clamp(up, -7, 7) + 1).   (Shazeer 2020)
+/// glu(gate [r, n] or [r, 1], up [r, n]): act(gate) * up, one gate for a whole row if it has one column; with
+/// clamped_swish act(gate) * (clamp(up, -7, 7) + 1).   (Shazeer 2020)
 struct glu_attributes {
   activation act = activation::silu;
 };
@@ -133,10 +134,12 @@ struct softcap_attributes {
   float cap = 1;
 };
 
-/// columns(x [r, n]) -> [r, count]: columns first .. first + count - 1.
+/// columns(x [r, n]) -> [r, count], columns first .. first + count - 1; with a step, of every `step` columns by
+/// themselves: [r, n / step * count].
 struct columns_attributes {
   std::int64_t first = 0;
   std::int64_t count = 0;
+  std::int64_t step = 0;  ///< Divides n; 0: n.
 };
 
 /// What a router's logits become before experts are chosen: softmax over all of them, or each one's sigmoid.
@@ -170,9 +173,8 @@ struct moe_attributes {
   activation act = activation::silu;
 };
 
-using op_attributes =
-    std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes, rope_attributes,
-                 attention_attributes, delta_net_attributes, glu_attributes, scale_attributes, softcap_attributes,
-                 columns_attributes, moe_attributes>;
+using op_attributes = std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes,
+                                   rope_attributes, attention_attributes, delta_net_attributes, glu_attributes,
+                                   scale_attributes, softcap_attributes, columns_attributes, moe_attributes>;
 
 }  // namespace flywheel::inline v0::graph

@@ -18,7 +18,8 @@ class FLYWHEEL_API builder {
   /// Weights are looked up in `file`, which must outlive the builder.
   explicit builder(const io::archive& file) : file_(&file) {}
 
-  /// A tensor of the file with exactly these extents (outermost first). Missing or different: malformed.
+  /// A tensor of the file with exactly these extents (outermost first); a vector is also a matrix of one row. Missing
+  /// or different: malformed.
   value weight(const std::string& name, std::initializer_list<std::int64_t> dims);
   /// The same, or an invalid value when the file has no such tensor.
   value optional_weight(const std::string& name, std::initializer_list<std::int64_t> dims);
@@ -42,7 +43,7 @@ class FLYWHEEL_API builder {
   value add(value a, value b);
   value scale(value x, float factor, value weight = {});
   value softcap(value x, float cap);
-  value columns(value x, std::int64_t first, std::int64_t count);
+  value columns(value x, std::int64_t first, std::int64_t count, std::int64_t step = 0);
   value select_outputs(value x);
   /// What an expert product may have beside its matrices; each may be invalid.
   struct moe_extras {

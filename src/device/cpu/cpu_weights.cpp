@@ -157,7 +157,8 @@ result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& 
       else if (w.use == weight_use::transposed)
         FLYWHEEL_CHECK(decode_transposed(w, source, floats, memory));
       else
-        FLYWHEEL_CHECK(pack_matrix(w, source, tensor.dims[tensor.dims.rank() - 2], out, pool));
+        FLYWHEEL_CHECK(
+            pack_matrix(w, source, tensor.dims.rank() < 2 ? 1 : tensor.dims[tensor.dims.rank() - 2], out, pool));
       if (!loaded.find({name, tensor.type, tensor.dims}, weight_use::rows)) file.release(tensor);
     }
     done += w.bytes;

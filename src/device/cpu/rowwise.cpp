@@ -149,6 +149,12 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
     case graph::op::glu: {
       const operand gate = c.value(n.inputs[0]), up = c.value(n.inputs[1]);
       const activation act = n.as<graph::glu_attributes>().act;
+      if (gate.cols != y.cols)
+        return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+          float factor;
+          k.activate(act, s.at(gate) + r, 1, &factor);
+          k.scale(s.at(up) + r * y.cols, factor, y.cols, s.at(y) + r * y.cols);
+        });
       return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
         k.glu(act, s.at(gate) + r * y.cols, s.at(up) + r * y.cols, y.cols, s.at(y) + r * y.cols);
       });
@@ -176,10 +182,12 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
     }
     case graph::op::columns: {
       const operand x = c.value(n.inputs[0]);
-      const std::int64_t first = n.as<graph::columns_attributes>().first;
+      const auto a = n.as<graph::columns_attributes>();
+      const std::int64_t step = a.step == 0 ? x.cols : a.step;
       return rowwise(y, [=](const run_state& s, std::int64_t r) {
-        std::memcpy(s.at(y) + r * y.cols, s.at(x) + r * x.cols + first,
-                    static_cast<std::size_t>(y.cols) * sizeof(float));
+        const float* from = s.at(x) + r * x.cols + a.first;
+        for (float *to = s.at(y) + r * y.cols, *end = to + y.cols; to < end; to += a.count, from += step)
+          std::memcpy(to, from, static_cast<std::size_t>(a.count) * sizeof(float));
       });
     }
     default: {  // select_outputs

@@ -63,7 +63,7 @@ void decoder::attention(std::int64_t layer, const attention_options& o) {
   const std::int64_t q_width = scores.n_heads * scores.head_dim, kv_width = scores.n_kv_heads * scores.head_dim;
 
   const graph::value in = norm(layer, o.residual.norm, x);
-  graph::value q, k, v;
+  graph::value q, k, v, gate;
   if (const std::string fused = name_of(layer, "attn_qkv.weight"); file.find(fused)) {
     const auto rows = [&](std::int64_t first, std::int64_t count) {
       return b.matmul(in, b.weight_rows(fused, {q_width + 2 * kv_width, h.n_embd}, first, count));
@@ -75,9 +75,13 @@ void decoder::attention(std::int64_t layer, const attention_options& o) {
       b.fail({errc::unsupported, "unsupported: a bias of queries, keys and values in one tensor",
               name_of(layer, "attn_qkv.bias")});
   } else {
-    q = product(layer, "attn_q", in, q_width, h.n_embd);
+    q = product(layer, "attn_q", in, o.output_gate ? 2 * q_width : q_width, h.n_embd);
     k = product(layer, "attn_k", in, kv_width, h.n_embd);
     v = product(layer, "attn_v", in, kv_width, h.n_embd);
+  }
+  if (o.output_gate) {
+    gate = b.columns(q, scores.head_dim, scores.head_dim, 2 * scores.head_dim);
+    q = b.columns(q, 0, scores.head_dim, 2 * scores.head_dim);
   }
   if (o.norm_heads) {
     q = b.rms_norm(q, weight(layer, "attn_q_norm.weight", {scores.head_dim}), h.norm_eps, scores.head_dim);
@@ -97,6 +101,7 @@ void decoder::attention(std::int64_t layer, const attention_options& o) {
   }
   const graph::value sinks = o.sinks ? weight(layer, "attn_sinks.weight", {scores.n_heads}) : graph::value{};
   graph::value attended = b.attention(q, k, v, scores, sinks);
+  if (o.output_gate) attended = b.glu(gate, attended, activation::sigmoid);
   if (layer + 1 == h.n_layers) select_outputs(attended);
   add(layer, product(layer, "attn_output", attended, h.n_embd, q_width), o.residual);
 }

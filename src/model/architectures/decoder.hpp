@@ -26,6 +26,7 @@ struct attention_options {
   bool rope_factors = true;                    ///< Use the file's, if it has any.
   bool norm_heads = false;                     ///< RMS norm of every head of queries and keys, before the rotation.
   bool sinks = false;
+  bool output_gate = false;  ///< attn_q holds query and gate of every head; sigmoid(gate) times what it attended to.
 };
 
 struct feed_forward_options {
