@@ -49,7 +49,8 @@ result<std::unique_ptr<const executable>> program::compile(const subgraph& part,
         out->steps_.push_back(make_linear(context, n));
         break;
       case graph::op::attention:
-        out->steps_.push_back(make_attention(context, n));
+        out->steps_.push_back(n.as<graph::attention_attributes>().causal ? make_attention(context, n)
+                                                                         : make_bidirectional_attention(context, n));
         break;
       case graph::op::moe_ffn:
         out->steps_.push_back(make_moe(context, n));
