@@ -1,7 +1,6 @@
 #include "flywheel/model/session.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -26,6 +25,12 @@ result<session> model::new_session(const session_options& options) const {
   return detail::guarded([&]() -> result<session> {
     if (state_ == nullptr)
       return error{errc::invalid_argument, "the model handle is empty; open a model first", "model"};
+    if (state_->engine->encoder())
+      return error{
+          errc::unsupported,
+          "a " + state_->info.architecture +
+              " model turns whole texts into vectors and cannot continue them; use model::embed (flywheel embed)",
+          "session"};
     FLYWHEEL_TRY(auto made, session::state::create(state_, options));
     const std::int32_t trained = state_->engine->n_ctx_train();
     if (trained > 0 && made->options.n_ctx > trained && state_->ctx.logs(log_level::warning))
@@ -143,36 +148,6 @@ result<generation> session::generate(const generate_options& options, const gene
 
 generation_stream session::stream(const generate_options& options) noexcept {
   return generation_stream(detail::guarded([&] { return detail::generator::create(*state_, options); }));
-}
-
-result<std::vector<float>> session::embed(std::span<const token_id> ids, pooling how, bool normalize,
-                                          const control& control) {
-  return detail::guarded([&]() -> result<std::vector<float>> {
-    if (ids.empty()) return nothing_given();
-    state& s = *state_;
-    if (!s.tokens.empty())
-      return error{errc::invalid_argument, "embedding needs an empty session; clear it first", "session"};
-    const auto n_embd = static_cast<std::size_t>(s.engine().n_embd());
-    std::vector<double> sum(n_embd);
-    std::vector<float> out(n_embd);
-    detail::transaction empty_again(s, 0);  // never committed
-    FLYWHEEL_CHECK(s.append(ids, false));
-    const auto add = [&](std::span<const std::int64_t>, std::span<const float> rows) -> result<void> {
-      for (std::size_t i = 0; i < rows.size(); ++i) sum[i % n_embd] += rows[i];
-      return {};
-    };
-    const auto last = static_cast<std::int64_t>(ids.size()) - 1;
-    const detail::row_request request{how == pooling::mean ? 0 : last, 1, last, true, add};
-    FLYWHEEL_CHECK(s.compute(control, &request));
-    double scale = how == pooling::mean ? 1.0 / static_cast<double>(ids.size()) : 1.0;
-    if (normalize) {
-      double squares = 0;
-      for (const double x : sum) squares += x * x;
-      scale = squares > 0 ? 1.0 / std::sqrt(squares) : 0.0;
-    }
-    for (std::size_t i = 0; i < n_embd; ++i) out[i] = static_cast<float>(sum[i] * scale);
-    return out;
-  });
 }
 
 std::span<const token_id> session::tokens() const noexcept { return state_->tokens; }

@@ -168,11 +168,10 @@ result<void> session::state::compute_chunks(const control& control, const detail
     if (limit > 0) select_rows(*rows, begin, end, limit, positions);
     const bool need_last = end == n && !hidden;
 
+    const detail::chunk_part whole{end - begin, &cache, options.n_ctx};
     detail::chunk c;
-    c.n_ctx = options.n_ctx;
     c.ids = std::span(tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-    c.first_position = begin;
-    c.cache = &cache;
+    c.parts = std::span(&whole, 1);
     c.hidden = hidden;
     c.stop = control.stop;
     const auto last_row = static_cast<std::int32_t>(end - 1 - begin);
