@@ -25,12 +25,6 @@ result<session> model::new_session(const session_options& options) const {
   return detail::guarded([&]() -> result<session> {
     if (state_ == nullptr)
       return error{errc::invalid_argument, "the model handle is empty; open a model first", "model"};
-    if (state_->engine->encoder())
-      return error{
-          errc::unsupported,
-          "a " + state_->info.architecture +
-              " model turns whole texts into vectors and cannot continue them; use model::embed (flywheel embed)",
-          "session"};
     FLYWHEEL_TRY(auto made, session::state::create(state_, options));
     const std::int32_t trained = state_->engine->n_ctx_train();
     if (trained > 0 && made->options.n_ctx > trained && state_->ctx.logs(log_level::warning))

@@ -7,8 +7,8 @@
 
 #include "cli/process.hpp"
 #include "cli/tiny_file.hpp"
-#include "support/tiny_encoder.hpp"
 #include "support/data.hpp"
+#include "support/tiny_encoder.hpp"
 
 using namespace flywheel;
 using namespace flywheel::test;
@@ -201,7 +201,8 @@ TEST_CASE("embed and rerank run encoders, which refuse to generate") {
   const json first = flywheel_command({"embed", path, "--text", "ab", "--pooling", "cls", "--json"}).parsed();
   CHECK(rows.at("embeddings").at(0).at(0) == first.at("embeddings").at(0));
 
-  const arguments question = {"rerank", path, "--query", "what", "--text", "fox", "--text", "the dog", "--text", "fish"};
+  const arguments question = {"rerank", path,     "--query", "what",   "--text",
+                              "fox",    "--text", "the dog", "--text", "fish"};
   arguments with_json = question;
   with_json.emplace_back("--json");
   const json ranked = flywheel_command(with_json).parsed();

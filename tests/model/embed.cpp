@@ -76,7 +76,8 @@ TEST_CASE("A decoder's rows are pooled, whatever the batch", "[embed]") {
       double sum = 0;
       for (std::size_t t = 0; t < all[i].size(); ++t) sum += static_cast<double>(own[t * 12 + c]);
       CHECK(static_cast<double>(mean[i][c]) == Approx(sum / static_cast<double>(all[i].size())).margin(1e-6));
-      CHECK(static_cast<double>(unit[i][c]) == Approx(static_cast<double>(mean[i][c]) / length_of(mean[i])).margin(1e-6));
+      CHECK(static_cast<double>(unit[i][c]) ==
+            Approx(static_cast<double>(mean[i][c]) / length_of(mean[i])).margin(1e-6));
     }
   }
   CHECK(m.handle.embed(all, how(pooling::automatic)).value().values == last.values);
@@ -222,9 +223,8 @@ TEST_CASE("Encoders cannot continue texts, and decoders are not asked without a 
   const footprint sizes = model::footprint(io::archive::open(folder / "encoder.gguf").value()).value();
   CHECK(sizes.kv == 0);
   CHECK(sizes.arena > 0);
-  write_tiny_encoder(folder / "odd.gguf", {}, [](io::metadata& meta, auto&) {
-    meta.set("bert.pooling_type", std::uint32_t{17});
-  });
+  write_tiny_encoder(folder / "odd.gguf", {},
+                     [](io::metadata& meta, auto&) { meta.set("bert.pooling_type", std::uint32_t{17}); });
   CHECK(failed(model::open(folder / "odd.gguf").value().embed(texts{"a"}), errc::malformed, "pooling_type"));
 }
 
@@ -309,7 +309,8 @@ TEST_CASE("A decoder ranks by yes against no", "[embed]") {
   for (std::size_t i = 0; i < 2; ++i) {
     s.clear();
     s.prefill(loaded.tokenizer().encode("q hello d " + documents[i] + " <s>", {.parse_special = true}).value()).value();
-    const double yes = std::exp(static_cast<double>(s.logits()[318])), no = std::exp(static_cast<double>(s.logits()[319]));
+    const double yes = std::exp(static_cast<double>(s.logits()[318])),
+                 no = std::exp(static_cast<double>(s.logits()[319]));
     CHECK(static_cast<double>(scores[i]) == Approx(yes / (yes + no)).epsilon(1e-4));
   }
   std::string document;
@@ -326,8 +327,8 @@ TEST_CASE("The reference encoder's vectors are met", "[embed]") {
   const io::tensor_info& t = *expected.find("a.embedding_f64");
   std::vector<float> want(static_cast<std::size_t>(t.dims.elements()));
   formats::decode(expected.view(t).value(), want).value();
-  const lists ids = {{2,   159, 153, 244, 91,  143, 179, 135, 426, 295, 308, 99,
-                      66,  114, 343, 249, 107, 334, 42,  400, 479, 337, 474, 3}};
+  const lists ids = {
+      {2, 159, 153, 244, 91, 143, 179, 135, 426, 295, 308, 99, 66, 114, 343, 249, 107, 334, 42, 400, 479, 337, 474, 3}};
   const embeddings got = model::open(path).value().embed(ids, how(pooling::automatic)).value();
   double worst = 0, squares = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {

@@ -73,9 +73,9 @@ struct rope_attributes {
 
 /// attention(q [r, n_heads * head_dim], k, v [r, n_kv_heads * head_dim]) -> [r, n_heads * head_dim].
 /// Stores k and v in the sequence's cache of `layer`, then softmax(scale q k^T) v over the visible positions. Without k
-/// and v it stores nothing and reads what an earlier node of that layer stored. Without `causal` nothing is stored either:
-/// every token of a slice sees exactly the tokens of the slice.
-/// Always as many inputs as enum `input` has, invalid where not used.
+/// and v it stores nothing and reads what an earlier node of that layer stored. Without `causal` nothing is stored
+/// either: every token of a slice sees exactly the tokens of the slice. Always as many inputs as enum `input` has,
+/// invalid where not used.
 struct attention_attributes {
   enum input : std::size_t {
     q,

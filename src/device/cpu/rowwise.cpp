@@ -52,7 +52,8 @@ class embed_step final : public step {
     const run_state& s = w.run;
     w.split(s.n_tokens, [&](std::int64_t begin, std::int64_t end) {
       if (by_ == graph::op::positions)
-        return for_positions(s, begin, end, [&](const sequence_slice&, std::int64_t r, std::int64_t position) { copy(s, r, position); });
+        return for_positions(
+            s, begin, end, [&](const sequence_slice&, std::int64_t r, std::int64_t position) { copy(s, r, position); });
       const std::span<const std::int32_t> rows = by_ == graph::op::token_ids ? s.bound->ids : s.bound->token_types;
       for (std::int64_t r = begin; r < end; ++r) copy(s, r, rows.empty() ? 0 : rows[static_cast<std::size_t>(r)]);
     });

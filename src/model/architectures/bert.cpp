@@ -37,9 +37,19 @@ result<graph::graph> build_encoder(const io::archive& file, const hyperparameter
   for (std::int64_t layer = 0; layer < h.n_layers; ++layer) {
     const auto name = [&](const char* part) { return "blk." + std::to_string(layer) + "." + part; };
 
-    graph::value q = product(x, name("attn_q"), width, d);
-    graph::value k = product(x, name("attn_k"), kv_width, d);
-    const graph::value v = product(x, name("attn_v"), kv_width, d);
+    // Three tensors, or one of all their rows.
+    const std::string fused = name("attn_qkv");
+    const bool one = file.find(fused + ".weight"), biased = file.find(fused + ".bias");
+    const std::int64_t all_width = width + 2 * kv_width;
+    const graph::value all = one && biased ? product(x, fused, all_width, d) : graph::value{};
+    const auto part = [&](const char* own, std::int64_t first, std::int64_t rows) {
+      if (!one) return product(x, name(own), rows, d);
+      if (biased) return b.columns(all, first, rows);
+      return b.matmul(x, b.weight_rows(fused + ".weight", {all_width, d}, first, rows));
+    };
+    graph::value q = part("attn_q", 0, width);
+    graph::value k = part("attn_k", width, kv_width);
+    const graph::value v = part("attn_v", width + kv_width, kv_width);
     if (!kind.learned_positions) {
       q = b.rope(q, h.rope);
       k = b.rope(k, h.rope);
@@ -64,6 +74,10 @@ result<graph::graph> build_encoder(const io::archive& file, const hyperparameter
     x = norm(b.add(x, product(f, name("ffn_down"), d, h.n_ff)), name("layer_output_norm"));
   }
 
+  if (const io::tensor_info* head = file.find("cls.output.weight"); head && output == graph_output::logits) {
+    if (file.find("cls.weight")) x = b.softcap(product(x, "cls", d, d), 1);  // a cap of 1 is tanh
+    x = product(x, "cls.output", head->dims[0], d);
+  }
   b.output(x);
   return b.finish();
 }
