@@ -80,7 +80,7 @@ result<void> session::prefill_rows(std::span<const token_id> ids, std::size_t ev
         FLYWHEEL_CHECK(row(static_cast<std::size_t>(positions[i] - before), rows.subspan(i * width, width)));
       return {};
     };
-    detail::row_request request{before, 1, before + static_cast<std::int64_t>(last), false, give};
+    detail::row_request request{before, 1, before + static_cast<std::int64_t>(last), give};
     if (every == 0)
       request.first = request.last;
     else
@@ -119,7 +119,7 @@ result<std::vector<float>> session::score(std::span<const token_id> ids, const c
     // The row of a position scores the token behind it.
     const std::int64_t first = before == 0 || has_first ? before : before - 1;
     const auto last = static_cast<std::int64_t>(s.tokens.size()) - 2;
-    const detail::row_request request{first, 1, last, false, take};
+    const detail::row_request request{first, 1, last, take};
     FLYWHEEL_CHECK(s.compute(control, &request));
     all.commit();
     return scores;
