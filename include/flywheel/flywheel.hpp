@@ -14,6 +14,6 @@
 #include "flywheel/io/writer.hpp"         // write them
 #include "flywheel/model/model.hpp"       // open a model
 #include "flywheel/model/sampler.hpp"     // choose tokens
-#include "flywheel/model/session.hpp"     // prefill, generate, score, embed, save
+#include "flywheel/model/session.hpp"     // prefill, generate, score, save
 #include "flywheel/text/tokenizer.hpp"    // text to ids and back
 #include "flywheel/version.hpp"           // version numbers

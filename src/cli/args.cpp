@@ -82,6 +82,43 @@ session_options session_args::options() const {
   return options;
 }
 
+std::vector<CLI::Option*> text_args::declare(CLI::App& app, const std::string& what) {
+  return {app.add_option("--text", texts, what + "; may be repeated")->expected(1)->take_all(),
+          app.add_option("--file", files, "File with one; may be repeated; -: stdin")->expected(1)->take_all(),
+          app.add_option("--lines", lines, "File with one per line; -: stdin")};
+}
+
+std::vector<std::string> text_args::read() const {
+  std::vector<std::string> all = texts;
+  for (const std::string& file : files) all.push_back(read_file(file));
+  if (lines.empty()) return all;
+  const std::string text = read_file(lines);
+  for (std::string_view rest = text; !rest.empty();) {
+    std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (!line.empty()) all.emplace_back(line);
+  }
+  return all;
+}
+
+void embed_args::declare(CLI::App& app) {
+  app.add_flag("--truncate", truncate, "Cut texts that are too long instead of refusing them");
+  app.add_option("--ctx", session.ctx, "Tokens a text may have; default: as many as the model was trained for")
+      ->check(CLI::Range(1, 1 << 24));
+  session.declare(app, false);
+}
+
+embed_options embed_args::options(control control) const {
+  const session_options session_part = session.options();
+  embed_options options;
+  options.truncate = truncate;
+  options.n_ctx = session_part.n_ctx;
+  options.kv_type = session_part.kv_type;
+  options.control = std::move(control);
+  return options;
+}
+
 void sampler_args::declare(CLI::App& app) {
   const std::string group = "Sampling";
   CLI::Option* plain = app.add_flag("--greedy", greedy, "Always take the most probable token")->group(group);

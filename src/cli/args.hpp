@@ -42,6 +42,28 @@ struct session_args {
   [[nodiscard]] session_options options() const;
 };
 
+/// --text, --file and --lines: what embed and rerank work on.
+struct text_args {
+  std::vector<std::string> texts;
+  std::vector<std::string> files;
+  std::string lines;
+
+  /// Declares the options; `what` names one of the texts. Options that come together with others exclude these.
+  std::vector<CLI::Option*> declare(CLI::App& app, const std::string& what);
+  [[nodiscard]] bool given() const { return !texts.empty() || !files.empty() || !lines.empty(); }
+  /// All of them in the order --text, --file, --lines; empty lines are left out. Throws.
+  [[nodiscard]] std::vector<std::string> read() const;
+};
+
+/// Options of model::embed that embed and rerank share: --truncate, --ctx, --kv-type.
+struct embed_args {
+  session_args session;
+  bool truncate = false;
+
+  void declare(CLI::App& app);
+  [[nodiscard]] embed_options options(control control) const;
+};
+
 /// How to choose tokens.
 struct sampler_args {
   sampler_options values;

@@ -1,7 +1,6 @@
 // flywheel embed: one vector per text.
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cmath>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,103 +14,79 @@
 namespace flywheel::cli {
 namespace {
 
-struct embed_args {
+const std::map<std::string, pooling> poolings = {{"auto", pooling::automatic}, {"none", pooling::none},
+                                                 {"mean", pooling::mean},      {"cls", pooling::cls},
+                                                 {"last", pooling::last},      {"rank", pooling::rank}};
+
+struct embed_command_args {
   model_args model;
-  session_args session;
-  std::vector<std::string> texts;
-  std::vector<std::string> files;
-  std::string lines;
+  text_args texts;
+  embed_args how;
   std::optional<std::string> ids;
   bool no_normalize = false;
-  std::string pooling = "mean";
+  pooling pool = pooling::automatic;
   bool json = false;
 };
 
-/// The token ids of every text, in the order --text, --file, --lines.
-std::vector<std::vector<token_id>> inputs(const embed_args& args, const model& loaded) {
-  std::vector<std::vector<token_id>> all;
-  if (args.ids) {
-    all.push_back(parse_ids(*args.ids, "--ids"));
-    return all;
-  }
-  if (!loaded.tokenizer())
-    fail(errc::unsupported, args.model.path, "the file carries no vocabulary; give token ids with --ids");
-  const auto add = [&](std::string_view text) {
-    all.push_back(loaded.tokenizer().encode(text, {.add_special = true}).value());
-  };
-  for (const std::string& text : args.texts) add(text);
-  for (const std::string& file : args.files) add(read_file(file));
-  if (!args.lines.empty()) {
-    const std::string text = read_file(args.lines);
-    for (std::string_view rest = text; !rest.empty();) {
-      std::string_view line = rest.substr(0, rest.find('\n'));
-      rest.remove_prefix(std::min(rest.size(), line.size() + 1));
-      if (line.ends_with('\r')) line.remove_suffix(1);
-      if (!line.empty()) add(line);
-    }
-  }
-  return all;
-}
-
-int embed_all(const embed_args& args) {
-  if (args.ids) (void)parse_ids(*args.ids, "--ids");
+int embed_all(const embed_command_args& args) {
+  std::vector<std::vector<token_id>> lists;
+  if (args.ids) lists.push_back(parse_ids(*args.ids, "--ids"));
+  const std::vector<std::string> texts = args.texts.read();
   interrupt stop;
   const model loaded = args.model.open(stop);
-  const auto all = inputs(args, loaded);
-  session_options options = args.session.options();
-  if (options.n_ctx == 0) {  // never too small for what was asked
-    std::size_t longest = 0;
-    for (const auto& ids : all) longest = std::max(longest, ids.size());
-    if (static_cast<std::int64_t>(longest) > std::min(loaded.info().n_ctx_train, 4096))
-      options.n_ctx = static_cast<std::int32_t>(longest);
-  }
-  session sequence = loaded.new_session(options).value();
-  const auto how = args.pooling == "last" ? session::pooling::last : session::pooling::mean;
-  json vectors = json::array();
   progress_bar bar("embedding");
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (all[i].empty())
-      fail(errc::invalid_argument, "text " + std::to_string(i + 1), "holds no tokens; give some text");
-    require_room(sequence, all[i].size(), "choose a larger --ctx or none, or give shorter texts");
-    const std::vector<float> vector = sequence.embed(all[i], how, !args.no_normalize, {{}, stop.token()}).value();
-    bar.update(i + 1, all.size());
-    if (args.json) {
-      vectors.push_back(vector);
-      continue;
-    }
-    std::string line;
-    for (const float value : vector) line += (line.empty() ? "" : " ") + decimal(value, 6);
-    bar.clear();
-    print_line(line);
-  }
+  embed_options options = args.how.options({bar.callback(), stop.token()});
+  options.normalize = !args.no_normalize;
+  options.pooling = args.pool;
+  const embeddings vectors = (args.ids ? loaded.embed(lists, options) : loaded.embed(texts, options)).value();
   bar.clear();
-  if (args.json) print_line(dump({{"embeddings", std::move(vectors)}}));
+
+  const auto width = static_cast<std::size_t>(vectors.width);
+  json list = json::array();
+  for (std::size_t i = 0; i < vectors.size(); ++i) {
+    const std::span<const float> rows = vectors[i];
+    json of_text = json::array();
+    for (std::size_t at = 0; at < rows.size(); at += width) {
+      const std::span<const float> row = rows.subspan(at, width);
+      if (args.json) {
+        of_text.push_back(std::vector<float>(row.begin(), row.end()));
+        continue;
+      }
+      std::string line;
+      for (const float value : row) line += (line.empty() ? "" : " ") + decimal(value, 6);
+      print_line(line);
+    }
+    // A row per token is a list of lists.
+    if (args.json) list.push_back(of_text.size() == 1 ? std::move(of_text[0]) : std::move(of_text));
+  }
+  if (args.json) print_line(dump({{"embeddings", std::move(list)}}));
   return success;
 }
 
 }  // namespace
 
 action embed_command(CLI::App& app) {
-  auto args = std::make_shared<embed_args>();
+  auto args = std::make_shared<embed_command_args>();
   args->model.declare(app);
-  CLI::Option* text = app.add_option("--text", args->texts, "Text; may be repeated")->expected(1)->take_all();
-  CLI::Option* file =
-      app.add_option("--file", args->files, "File, as one text; may be repeated; -: stdin")->expected(1)->take_all();
-  CLI::Option* lines = app.add_option("--lines", args->lines, "File with one text per line; -: stdin");
+  const std::vector<CLI::Option*> texts = args->texts.declare(app, "Text");
   CLI::Option* ids = app.add_option("--ids", args->ids, "Token ids, taken as they are: 1,2,3 (or @FILE)");
-  ids->excludes(text)->excludes(file)->excludes(lines);
+  for (CLI::Option* option : texts) ids->excludes(option);
   app.add_flag("--no-normalize", args->no_normalize, "Do not scale the vectors to length 1");
-  app.add_option("--pooling", args->pooling, "What of the positions is taken: mean or last")
-      ->check(CLI::IsMember({"mean", "last"}))
-      ->capture_default_str();
-  args->session.declare(app);
+  app.add_option_function<std::string>(
+         "--pooling", [args](const std::string& name) { args->pool = poolings.at(name); },
+         "What becomes of the tokens' rows: mean, cls (the first), last, none (all are shown), rank (scores of a\n"
+         "reranker's head) or auto (what the model's file says)")
+      ->check(CLI::IsMember(poolings))
+      ->default_str("auto");
+  args->how.declare(app);
   app.add_flag("--json", args->json, "Print {\"embeddings\": [[...], ...]}; otherwise one vector per line");
   app.footer(
       "Examples:\n"
       "  flywheel embed model.gguf --text \"a red fox\" --text \"a brown dog\" --json\n"
-      "  flywheel embed model.gguf --lines questions.txt > vectors.txt");
-  return [args, text, file, lines, ids] {
-    if (!*text && !*file && !*lines && !*ids)
+      "  flywheel embed model.gguf --lines questions.txt > vectors.txt\n"
+      "  flywheel embed model.gguf --file long.txt --truncate --pooling mean");
+  return [args, ids] {
+    if (!args->texts.given() && !*ids)
       throw usage_error("embed", "nothing to embed: give --text S, --file F, --lines F or --ids 1,2,3");
     return embed_all(*args);
   };

@@ -13,7 +13,7 @@ result<std::vector<placed_part>> partition(const graph::graph& g, std::span<cons
     std::vector<placed_part> parts;
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
       const graph::node& n = g.nodes[i];
-      if (n.kind == graph::op::weight || n.kind == graph::op::token_ids) continue;
+      if (graph::is_source(n.kind)) continue;
       std::size_t chosen = devices.size();
       std::string reasons;
       for (std::size_t d = 0; d < devices.size() && chosen == devices.size(); ++d) {

@@ -73,9 +73,14 @@ value builder::weight_rows(const std::string& name, std::initializer_list<std::i
 }
 
 value builder::token_ids() { return append(op::token_ids, {}, no_attributes{}); }
-value builder::embed(value table, value ids) { return append(op::embed, {table, ids}, no_attributes{}); }
+value builder::positions() { return append(op::positions, {}, no_attributes{}); }
+value builder::token_types() { return append(op::token_types, {}, no_attributes{}); }
+value builder::embed(value table, value rows) { return append(op::embed, {table, rows}, no_attributes{}); }
 value builder::rms_norm(value x, value weight, float eps, std::int64_t group) {
   return append(op::rms_norm, {x, weight}, norm_attributes{eps, group});
+}
+value builder::layer_norm(value x, value weight, value bias, float eps) {
+  return append(op::layer_norm, {x, weight, bias}, norm_attributes{eps});
 }
 value builder::rope(value x, const rope_attributes& attributes, value factors, value long_factors) {
   return append(op::rope, {x, factors, long_factors}, attributes);
@@ -92,6 +97,7 @@ value builder::delta_net(const delta_net_inputs& in, const delta_net_attributes&
   return append(op::delta_net, {in.qkv, in.z, in.beta, in.alpha, in.taps, in.dt, in.a, in.norm}, attributes);
 }
 value builder::glu(value gate, value up, activation act) { return append(op::glu, {gate, up}, glu_attributes{act}); }
+value builder::activate(value x, activation act) { return append(op::activate, {x}, activate_attributes{act}); }
 value builder::add(value a, value b) { return append(op::add, {a, b}, no_attributes{}); }
 value builder::scale(value x, float factor, value weight) {
   return append(op::scale, {x, weight}, scale_attributes{factor});

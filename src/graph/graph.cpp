@@ -26,6 +26,7 @@ std::string details(const node& n) {
     const auto& a = n.as<linear_attributes>();
     if (a.norm) text += " norm";
     if (a.glu) text += " glu";
+    if (a.act) text += " act";
     if (a.residual) text += " residual";
   } else if (n.kind == op::attention) {
     const auto& a = n.as<attention_attributes>();
@@ -34,6 +35,7 @@ std::string details(const node& n) {
     if (a.window > 0) text += ", window " + std::to_string(a.window);
     if (a.norm_eps[0]) text += ", norm";
     if (a.rope) text += ", rope";
+    if (!a.causal) text += ", not causal";
   }
   return text;
 }

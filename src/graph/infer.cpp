@@ -91,6 +91,8 @@ bool infer_linear(checker& c, infos& out) {
       return c.complain("with glu needs two weights of the same extents");
     out.pop_back();
   }
+  if (a->act && (out.size() != 1 || a->glu || a->residual))
+    return c.complain("with an activation has one output, and neither glu nor residual");
   if (a->residual) {
     if (out.size() != 1) return c.complain("with a residual has one output");
     if (!c.activation(a->residual_input(), out[0].cols) || !c.same_rows(a->residual_input(), 0)) return false;
@@ -129,6 +131,10 @@ bool infer_attention(checker& c, infos& out) {
       (c.given(in::k) && (!c.same_rows(in::q, in::k) || !c.same_rows(in::q, in::v))))
     return c.complain("needs all tokens' rows");
   if (a->temperature != 0 && a->temperature_length < 1) return c.complain("has a temperature without its length");
+  const bool plain = a->window == 0 && a->temperature == 0 && !c.given(in::sinks) && !a->norm_eps[0] &&
+                     !a->norm_eps[1] && !a->norm_eps[2];
+  if (!a->causal && !(plain && c.given(in::k)))
+    return c.complain("that is not causal needs keys and values, and has no window, temperature, sinks or norms");
   if (a->rope && (!check_rope(c, *a->rope) || a->rope->head_dim != a->head_dim))
     return c.complain("has another head size than its rope");
   for (const std::size_t i : {in::rope_factors, in::long_rope_factors})
@@ -188,6 +194,8 @@ bool infer_moe(checker& c, infos& out) {
 bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
   switch (n.kind) {
     case op::token_ids:
+    case op::positions:
+    case op::token_types:
       if (!c.inputs(0)) return false;
       out.push_back({dtype::i32, row_kind::tokens, 1, 0});
       return true;
@@ -200,7 +208,7 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
     }
     case op::embed:
       if (!c.inputs(2) || !c.weight(0, {0, 0})) return false;
-      if (!c.given(1) || c.in(1).type != dtype::i32) return c.complain("needs token ids");
+      if (!c.given(1) || c.in(1).type != dtype::i32) return c.complain("needs numbers of rows, such as token ids");
       out.push_back(activation_of(row_kind::tokens, c.tensor(0).dims[1]));
       return true;
     case op::rms_norm: {
@@ -212,6 +220,11 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       out.push_back(c.in(0));
       return true;
     }
+    case op::layer_norm:
+      if (!c.attributes<norm_attributes>() || !c.inputs(3) || !c.activation(0)) return false;
+      if (!c.weight(1, {c.in(0).cols}) || (c.given(2) && !c.weight(2, {c.in(0).cols}))) return false;
+      out.push_back(c.in(0));
+      return true;
     case op::linear:
       return infer_linear(c, out);
     case op::rope:
@@ -228,6 +241,10 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       return true;
     case op::add:
       if (!c.inputs(2) || !c.activation(0) || !c.activation(1, c.in(0).cols) || !c.same_rows(0, 1)) return false;
+      out.push_back(c.in(0));
+      return true;
+    case op::activate:
+      if (!c.attributes<activate_attributes>() || !c.inputs(1) || !c.activation(0)) return false;
       out.push_back(c.in(0));
       return true;
     case op::scale:

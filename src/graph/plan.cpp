@@ -42,7 +42,7 @@ result<memory_plan> plan_memory(const graph& g, std::int64_t max_tokens, std::in
   std::vector<block> blocks;
   for (std::size_t i = 0; i < g.nodes.size(); ++i) {
     const node& n = g.nodes[i];
-    if (n.kind == op::weight || n.kind == op::token_ids) continue;
+    if (is_source(n.kind)) continue;
     for (value v : n.outputs) {
       if (outside[v.index]) continue;
       const value_info& info = g.at(v);

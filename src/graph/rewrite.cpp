@@ -10,10 +10,9 @@ void refresh_producers(graph& g) {
     for (value v : g.nodes[i].outputs) g.values[v.index].producer = static_cast<std::uint32_t>(i);
 }
 
-/// Weights and ids depend on nothing: in front they are ready for every merged node.
+/// Weights, ids and the like depend on nothing: in front they are ready for every merged node.
 void hoist_sources(graph& g) {
-  std::stable_partition(g.nodes.begin(), g.nodes.end(),
-                        [](const node& n) { return n.kind == op::weight || n.kind == op::token_ids; });
+  std::stable_partition(g.nodes.begin(), g.nodes.end(), [](const node& n) { return is_source(n.kind); });
   refresh_producers(g);
 }
 
@@ -26,7 +25,7 @@ void drop_emptied(graph& g) {
 bool plain_linear(const node& n) {
   if (n.kind != op::linear) return false;
   const auto& a = n.as<linear_attributes>();
-  return !a.norm && !a.glu && !a.residual;
+  return !a.norm && !a.glu && !a.act && !a.residual;
 }
 
 /// The i-th weight of a plain linear with its bias and output.
@@ -103,6 +102,24 @@ graph fuse_glu(graph g) {
   return remove_unused(std::move(g));
 }
 
+graph fuse_activation(graph g) {
+  hoist_sources(g);
+  const std::vector<std::uint32_t> uses = g.use_counts();
+  for (node& n : g.nodes) {
+    if (n.kind != op::activate) continue;
+    const value x = n.inputs[0];
+    node& source = g.nodes[g.at(x).producer];
+    if (uses[x.index] != 1 || !plain_linear(source) || source.outputs.size() != 1) continue;
+    node fused = source;
+    fused.as<linear_attributes>().act = n.as<activate_attributes>().act;
+    fused.outputs = n.outputs;
+    source.outputs.clear();
+    n = std::move(fused);
+  }
+  drop_emptied(g);
+  return g;
+}
+
 graph fuse_residual(graph g) {
   hoist_sources(g);
   const std::vector<std::uint32_t> uses = g.use_counts();
@@ -113,7 +130,8 @@ graph fuse_residual(graph g) {
       const node& source = g.nodes[g.at(sum).producer];
       if (uses[sum.index] != 1 || source.outputs.size() != 1) continue;
       node fused = source;
-      if (source.kind == op::linear && !source.as<linear_attributes>().residual) {
+      if (source.kind == op::linear && !source.as<linear_attributes>().residual &&
+          !source.as<linear_attributes>().act) {
         fused.as<linear_attributes>().residual = true;
         fused.inputs.push_back(other);
       } else if (source.kind == op::moe_ffn && !source.inputs[moe_attributes::residual].valid()) {
@@ -186,6 +204,7 @@ graph fuse_head_norms(graph g) {
   for (node& n : g.nodes) {
     if (n.kind != op::attention) continue;
     auto& a = n.as<attention_attributes>();
+    if (!a.causal) continue;
     for (std::size_t i = 0; i < 3; ++i) {
       const value v = n.inputs[i];
       if (!v.valid() || a.norm_eps[i]) continue;
@@ -241,7 +260,8 @@ graph remove_unused(graph g) {
 }
 
 graph optimize(graph g) {
-  return fuse_head_norms(fuse_rope(fuse_norm(fuse_residual(fuse_glu(group_linears(remove_unused(std::move(g))))))));
+  return fuse_head_norms(
+      fuse_rope(fuse_norm(fuse_residual(fuse_activation(fuse_glu(group_linears(remove_unused(std::move(g)))))))));
 }
 
 }  // namespace flywheel::inline v0::graph

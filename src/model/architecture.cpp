@@ -91,7 +91,8 @@ result<hyperparameters> read_hyperparameters(const io::archive& file) {
   h.n_expert_used = keys.integer_or("expert_used_count", 0, 0, h.n_expert);
   h.n_ff_expert = keys.integer_or("expert_feed_forward_length", h.n_ff, 1, wide);
   h.expert_weights_scale = keys.float_or("expert_weights_scale", 1, -1e6, 1e6);
-  h.norm_eps = keys.float_or("attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
+  h.norm_eps = keys.float_or("attention.layer_norm_rms_epsilon",
+                             keys.number_or("attention.layer_norm_epsilon", 1e-5, 0, 1), 0, 1);
   h.attention_scale = keys.float_or("attention.scale", 0, 0, 1e6);
   h.window = keys.integer_or("attention.sliding_window", 0, 0, std::int64_t{1} << 31);
   if (keys.failure) return *keys.failure;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 
@@ -23,15 +24,30 @@ struct kv_layout {
   friend bool operator==(const kv_layout&, const kv_layout&) = default;
 };
 
+/// Consecutive tokens of one sequence, at the positions behind those of its cache.
+struct chunk_part {
+  std::int64_t n_tokens = 0;  ///< At least 1.
+  kv_cache* cache = nullptr;  ///< Writable rows for all of them exist: kv_cache::reserve. No cache comes twice. Null
+                              ///< for encoders.
+  std::int64_t n_ctx = 0;     ///< Positions that the sequence may grow to.
+};
+
+/// What is special about a model whose tokens see their whole text: it keeps nothing of a sequence, which begins and
+/// ends in one chunk, and cannot continue it.
+struct encoder_facts {
+  std::int32_t max_positions = 0;  ///< Rows of its table of positions; 0: it has none.
+  std::int32_t token_types = 0;    ///< Rows of its table of token types; 0: it has none.
+  std::int32_t n_scores = 0;       ///< What its classification head gives for a text; 0: it has none.
+};
+
 /// One forward pass. Tokens see each other causally, and every position already in the cache.
 struct chunk {
-  std::span<const token_id> ids;  ///< [n_tokens], at positions first_position ..; not empty, ids in range.
-  std::int64_t first_position = 0;
-  kv_cache* cache = nullptr;                  ///< Writable pages of all positions exist: kv_cache::reserve.
+  std::span<const token_id> ids;              ///< [n_tokens], at positions first_position ..; not empty, ids in range.
+  std::span<const chunk_part> parts;          ///< Their n_tokens add up to ids.size().
+  std::span<const std::int32_t> token_types;  ///< [n_tokens], for encoders; empty: all 0.
   std::span<const std::int32_t> output_rows;  ///< Which of the tokens need outputs, ascending; may be empty.
-  bool hidden = false;                        ///< Outputs are hidden states after the final norm, else logits.
+  bool hidden = false;  ///< Outputs are hidden states after the final norm, else logits; of encoders, else scores.
   std::stop_token stop;
-  std::int64_t n_ctx = 0;  ///< Positions that the sequence may grow to.
 };
 
 /// Arena of one session; created by its engine, opaque to the session.
@@ -49,14 +65,16 @@ class engine {
   [[nodiscard]] virtual std::int32_t n_vocab() const = 0;
   [[nodiscard]] virtual std::int32_t n_embd() const = 0;
   [[nodiscard]] virtual std::int32_t n_ctx_train() const = 0;
+  /// Nothing for a model that continues sequences.
+  [[nodiscard]] virtual std::optional<encoder_facts> encoder() const { return std::nullopt; }
   /// Of metadata and tensor table: identifies the model in files of KV state.
   [[nodiscard]] virtual std::uint64_t digest() const = 0;
   /// For chunks of at most n_batch tokens. Errors: invalid_argument, out_of_memory.
   [[nodiscard]] virtual result<std::unique_ptr<workspace>> new_workspace(std::int32_t n_batch) const = 0;
   [[nodiscard]] virtual std::size_t workspace_bytes(std::int32_t n_batch) const = 0;
-  /// Writes the cache's rows of these positions and `out`: [output_rows.size(), n_vocab or n_embd] floats. A token's
-  /// results are the same bit for bit however the tokens are cut into chunks. Cancelled within one layer. On error the
-  /// contents of those cache rows and of `out` are unspecified; everything else is untouched.
+  /// Writes the cache's rows of these positions and `out`: [output_rows.size(), n_vocab, n_embd or n_scores] floats. A
+  /// token's results are the same bit for bit however the tokens are cut into chunks. Cancelled within one layer. On
+  /// error the contents of those cache rows and of `out` are unspecified; everything else is untouched.
   [[nodiscard]] virtual result<void> forward(const chunk& c, workspace& w, std::span<float> out) const = 0;
 };
 

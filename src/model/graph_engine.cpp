@@ -32,7 +32,8 @@ class graph_workspace final : public workspace {
   std::array<graph::memory_plan, graph_kinds> plans;
   std::size_t scratch_offset = 0;
   std::int32_t n_batch = 0;
-  std::vector<std::byte* const*> pages;  ///< [layer], filled for each chunk
+  std::vector<device::sequence_slice> sequences;  ///< Filled for each chunk.
+  std::vector<std::byte* const*> pages;
   buffer memory;
 };
 
@@ -95,6 +96,23 @@ std::uint64_t digest_of(const io::archive& file) {
   return d.value();
 }
 
+/// Nothing for a graph whose attention is causal.
+std::optional<encoder_facts> encoder_facts_of(const io::archive& file, const graph::graph& g) {
+  std::optional<encoder_facts> facts;
+  for (const graph::node& n : g.nodes)
+    if (n.kind == graph::op::attention && !n.as<graph::attention_attributes>().causal) facts.emplace();
+  if (!facts) return facts;
+  for (const graph::node& n : g.nodes) {
+    if (n.kind != graph::op::embed) continue;
+    const auto rows = static_cast<std::int32_t>(std::min<std::int64_t>(g.weight_of(n.inputs[0])->dims[0], 0x7fffffff));
+    const graph::op by = g.nodes[g.at(n.inputs[1]).producer].kind;
+    if (by == graph::op::positions) facts->max_positions = rows;
+    if (by == graph::op::token_types) facts->token_types = rows;
+  }
+  if (file.find("cls.output.weight")) facts->n_scores = static_cast<std::int32_t>(g.at(g.outputs[0]).cols);
+  return facts;
+}
+
 class graph_engine final : public engine {
  public:
   /// Everything that needs no tensor data.
@@ -111,6 +129,7 @@ class graph_engine final : public engine {
       FLYWHEEL_CHECK(graph::validate(graphs_[i]->whole));
       FLYWHEEL_TRY(graphs_[i]->parts, device::partition(graphs_[i]->whole, devices));
     }
+    encoder_ = encoder_facts_of(file, largest().whole);
     digest_ = digest_of(file);
     return {};
   }
@@ -152,12 +171,14 @@ class graph_engine final : public engine {
   std::int32_t n_ctx_train() const override {
     return static_cast<std::int32_t>(std::min<std::int64_t>(parameters_.n_ctx_train, 0x7fffffff));
   }
+  std::optional<encoder_facts> encoder() const override { return encoder_; }
   std::uint64_t digest() const override { return digest_; }
 
   result<std::unique_ptr<workspace>> new_workspace(std::int32_t n_batch) const override {
     return guarded([&]() -> result<std::unique_ptr<workspace>> {
       FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
-      w->pages.resize(static_cast<std::size_t>(parameters_.n_layers));
+      w->sequences.reserve(static_cast<std::size_t>(n_batch));
+      w->pages.reserve(static_cast<std::size_t>(n_batch) * static_cast<std::size_t>(parameters_.n_layers));
       FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + scratch_bytes(n_batch), ctx_.memory()));
       return std::unique_ptr<workspace>(std::move(w));
     });
@@ -180,17 +201,27 @@ class graph_engine final : public engine {
     const compiled_graph& g = *graphs_[kind];
     if (out.size() < c.output_rows.size() * static_cast<std::size_t>(g.whole.at(g.whole.outputs[0]).cols))
       return error{errc::invalid_argument, "the memory for the results is too small", "forward"};
-    for (std::size_t layer = 0; layer < w.pages.size(); ++layer)
-      w.pages[layer] = c.cache->pages(static_cast<std::int32_t>(layer));
+    w.sequences.clear();
+    w.pages.clear();
+    for (const chunk_part& p : c.parts) {
+      device::sequence_slice slice;
+      slice.n_tokens = p.n_tokens;
+      slice.n_ctx = p.n_ctx;
+      if (p.cache != nullptr) {
+        slice.first_position = p.cache->size();
+        slice.pages = w.pages.data() + w.pages.size();
+        for (std::int32_t layer = 0; layer < parameters_.n_layers; ++layer) w.pages.push_back(p.cache->pages(layer));
+      }
+      w.sequences.push_back(slice);
+    }
 
-    device::sequence_slice slice{static_cast<std::int64_t>(c.ids.size()), c.first_position, w.pages.data()};
-    slice.n_ctx = c.n_ctx;
     float* const results[] = {out.data()};
     device::bindings b;
     b.ids = c.ids;
-    b.sequences = {&slice, 1};
+    b.token_types = c.token_types;
+    b.sequences = w.sequences;
     b.output_rows = c.output_rows;
-    b.kv_type = c.cache->kv_type();
+    if (!encoder_) b.kv_type = c.parts.front().cache->kv_type();
     b.arena = w.memory.mutable_data();
     b.offsets = w.plans[kind].offsets;
     b.results = results;
@@ -212,6 +243,7 @@ class graph_engine final : public engine {
 
   context ctx_;
   hyperparameters parameters_;
+  std::optional<encoder_facts> encoder_;
   std::uint64_t digest_ = 0;
   std::shared_ptr<const device::device> cpu_;
   std::shared_ptr<const device::device_weights> weights_;

@@ -92,6 +92,10 @@ result<flywheel::footprint> model::footprint(const io::archive& file, const sess
     if (!engine) return in_file(std::move(engine).error(), file);
     flywheel::footprint out;
     out.weights = engine->weight_bytes;
+    if (engine->engine->encoder()) {  // what embedding texts takes
+      out.arena = engine->engine->workspace_bytes(std::max(1, session.n_batch));
+      return out;
+    }
     FLYWHEEL_TRY(const detail::session_sizes sizes, detail::sizes_of(*engine->engine, session));
     out.kv = sizes.kv_bytes;
     out.arena = sizes.arena_bytes;

@@ -1,7 +1,6 @@
 #include "flywheel/model/session.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -81,7 +80,7 @@ result<void> session::prefill_rows(std::span<const token_id> ids, std::size_t ev
         FLYWHEEL_CHECK(row(static_cast<std::size_t>(positions[i] - before), rows.subspan(i * width, width)));
       return {};
     };
-    detail::row_request request{before, 1, before + static_cast<std::int64_t>(last), false, give};
+    detail::row_request request{before, 1, before + static_cast<std::int64_t>(last), give};
     if (every == 0)
       request.first = request.last;
     else
@@ -120,7 +119,7 @@ result<std::vector<float>> session::score(std::span<const token_id> ids, const c
     // The row of a position scores the token behind it.
     const std::int64_t first = before == 0 || has_first ? before : before - 1;
     const auto last = static_cast<std::int64_t>(s.tokens.size()) - 2;
-    const detail::row_request request{first, 1, last, false, take};
+    const detail::row_request request{first, 1, last, take};
     FLYWHEEL_CHECK(s.compute(control, &request));
     all.commit();
     return scores;
@@ -143,36 +142,6 @@ result<generation> session::generate(const generate_options& options, const gene
 
 generation_stream session::stream(const generate_options& options) noexcept {
   return generation_stream(detail::guarded([&] { return detail::generator::create(*state_, options); }));
-}
-
-result<std::vector<float>> session::embed(std::span<const token_id> ids, pooling how, bool normalize,
-                                          const control& control) {
-  return detail::guarded([&]() -> result<std::vector<float>> {
-    if (ids.empty()) return nothing_given();
-    state& s = *state_;
-    if (!s.tokens.empty())
-      return error{errc::invalid_argument, "embedding needs an empty session; clear it first", "session"};
-    const auto n_embd = static_cast<std::size_t>(s.engine().n_embd());
-    std::vector<double> sum(n_embd);
-    std::vector<float> out(n_embd);
-    detail::transaction empty_again(s, 0);  // never committed
-    FLYWHEEL_CHECK(s.append(ids, false));
-    const auto add = [&](std::span<const std::int64_t>, std::span<const float> rows) -> result<void> {
-      for (std::size_t i = 0; i < rows.size(); ++i) sum[i % n_embd] += rows[i];
-      return {};
-    };
-    const auto last = static_cast<std::int64_t>(ids.size()) - 1;
-    const detail::row_request request{how == pooling::mean ? 0 : last, 1, last, true, add};
-    FLYWHEEL_CHECK(s.compute(control, &request));
-    double scale = how == pooling::mean ? 1.0 / static_cast<double>(ids.size()) : 1.0;
-    if (normalize) {
-      double squares = 0;
-      for (const double x : sum) squares += x * x;
-      scale = squares > 0 ? 1.0 / std::sqrt(squares) : 0.0;
-    }
-    for (std::size_t i = 0; i < n_embd; ++i) out[i] = static_cast<float>(sum[i] * scale);
-    return out;
-  });
 }
 
 std::span<const token_id> session::tokens() const noexcept { return state_->tokens; }

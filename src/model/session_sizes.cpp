@@ -12,6 +12,10 @@ result<session_sizes> sizes_of(const engine& engine, const session_options& opti
   const auto invalid = [](std::string message, const char* where) {
     return error{errc::invalid_argument, std::move(message), where};
   };
+  if (engine.encoder())
+    return error{errc::unsupported,
+                 "an encoder turns whole texts into vectors and cannot continue them; use model::embed (flywheel embed)",
+                 "session"};
   session_sizes sizes;
   sizes.options = options;
   session_options& o = sizes.options;

@@ -18,7 +18,7 @@ struct session_sizes {
   std::size_t arena_bytes = 0;  ///< Workspace and two rows of logits: the current one and the one being computed.
 };
 
-/// Errors: invalid_argument, naming the option; out_of_memory when a size does not fit the address space.
+/// Errors: unsupported for an encoder; invalid_argument, naming the option; out_of_memory when a size does not fit the address space.
 [[nodiscard]] result<session_sizes> sizes_of(const engine& engine, const session_options& options);
 
 }  // namespace flywheel::inline v0::detail

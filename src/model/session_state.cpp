@@ -140,8 +140,7 @@ result<void> session::state::compute(const control& control, const detail::row_r
 }
 
 result<void> session::state::compute_chunks(const control& control, const detail::row_request* rows) {
-  const bool hidden = rows != nullptr && rows->hidden;
-  const std::size_t width = hidden ? static_cast<std::size_t>(engine().n_embd()) : n_vocab();
+  const std::size_t width = n_vocab();
   const std::int64_t start = cache.size();
   const std::int64_t n = static_cast<std::int64_t>(tokens.size());
   std::vector<std::int64_t> positions;
@@ -166,14 +165,12 @@ result<void> session::state::compute_chunks(const control& control, const detail
     const std::int64_t begin = cache.size();
     std::int64_t end = std::min<std::int64_t>(n, begin + options.n_batch);
     if (limit > 0) select_rows(*rows, begin, end, limit, positions);
-    const bool need_last = end == n && !hidden;
+    const bool need_last = end == n;
 
+    const detail::chunk_part whole{end - begin, &cache, options.n_ctx};
     detail::chunk c;
-    c.n_ctx = options.n_ctx;
     c.ids = std::span(tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-    c.first_position = begin;
-    c.cache = &cache;
-    c.hidden = hidden;
+    c.parts = std::span(&whole, 1);
     c.stop = control.stop;
     const auto last_row = static_cast<std::int32_t>(end - 1 - begin);
     std::span<float> out;
@@ -195,10 +192,8 @@ result<void> session::state::compute_chunks(const control& control, const detail
     }
     progress.report(static_cast<std::uint64_t>(end - start), static_cast<std::uint64_t>(n - start));
   }
-  if (!hidden) {
-    std::swap(logits, next_logits);
-    has_logits = true;
-  }
+  std::swap(logits, next_logits);
+  has_logits = true;
   return {};
 }
 

@@ -26,8 +26,7 @@ struct row_request {
   std::int64_t first = 0;  ///< Position of the first row.
   std::int64_t every = 1;  ///< Rows are at first + i * every up to `last`, and at `last`.
   std::int64_t last = 0;   ///< Less than `first`: no rows.
-  bool hidden = false;     ///< Rows are hidden states [n_embd], and no logits are computed at all.
-  /// Receives rows [positions.size(), width] in order of position; called once or more.
+  /// Receives rows [positions.size(), n_vocab] in order of position; called once or more.
   function_ref<result<void>(std::span<const std::int64_t> positions, std::span<const float> rows)> receive;
 };
 

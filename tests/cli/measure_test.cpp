@@ -8,6 +8,7 @@
 #include "cli/process.hpp"
 #include "cli/tiny_file.hpp"
 #include "support/data.hpp"
+#include "support/tiny_encoder.hpp"
 
 using namespace flywheel;
 using namespace flywheel::test;
@@ -177,12 +178,52 @@ TEST_CASE("embed gives one vector per text") {
   double length = 0;
   for (const double x : plain) length += x * x;
   for (std::size_t i = 0; i < plain.size(); ++i) CHECK(scaled[i] == Approx(plain[i] / std::sqrt(length)).margin(1e-5));
-  CHECK(one({"--pooling", "last"}) != scaled);
+  CHECK(one({"--pooling", "mean"}) != scaled);
+  CHECK(one({"--pooling", "last"}) == scaled);  // the default of a decoder
   const finished text = flywheel_command({"embed", m.path, "--text", "hello"});
   CHECK(text.code == 0);
   CHECK(std::count(text.out.begin(), text.out.end(), ' ') == 31);
   check_failure(flywheel_command({"embed", m.path, "--ids", ""}), 1, "no tokens");
   check_failure(flywheel_command({"embed", m.path, "--ids", "1,300,301", "--ctx", "2"}), 1, "holds 2 tokens");
+  const json cut =
+      flywheel_command({"embed", m.path, "--ids", "1,300,301", "--ctx", "2", "--truncate", "--json"}).parsed();
+  CHECK(cut == flywheel_command({"embed", m.path, "--ids", "1,300", "--json"}).parsed());
+}
+
+TEST_CASE("embed and rerank run encoders, which refuse to generate") {
+  const temp_folder folder;
+  const std::string path = (folder / "reranker.gguf").string();
+  tiny_encoder m;
+  m.scores = 1;
+  write_tiny_encoder(path, m);
+  const json rows = flywheel_command({"embed", path, "--text", "ab", "--pooling", "none", "--json"}).parsed();
+  REQUIRE(rows.at("embeddings").at(0).size() == 4);  // [CLS] a b [SEP]
+  const json first = flywheel_command({"embed", path, "--text", "ab", "--pooling", "cls", "--json"}).parsed();
+  CHECK(rows.at("embeddings").at(0).at(0) == first.at("embeddings").at(0));
+
+  const arguments question = {"rerank", path,     "--query", "what",   "--text",
+                              "fox",    "--text", "the dog", "--text", "fish"};
+  arguments with_json = question;
+  with_json.emplace_back("--json");
+  const json ranked = flywheel_command(with_json).parsed();
+  const auto scores = ranked.at("scores").get<std::vector<double>>();
+  REQUIRE(scores.size() == 3);
+  REQUIRE(ranked.at("ranking").size() == 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const json& place = ranked.at("ranking").at(i);
+    CHECK(place.at("score").get<double>() == scores.at(place.at("index").get<std::size_t>()));
+    if (i > 0) CHECK(place.at("score").get<double>() <= ranked.at("ranking").at(i - 1).at("score").get<double>());
+  }
+  const finished shown = flywheel_command(question);
+  CHECK(shown.code == 0);
+  const std::vector<std::string> names = {"fox", "the dog", "fish"};
+  const auto best = ranked.at("ranking").at(0).at("index").get<std::size_t>();
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(shown.out.find(names[i]) != std::string::npos);
+    CHECK(shown.out.find(names[best]) <= shown.out.find(names[i]));
+  }
+  check_failure(flywheel_command({"run", path, "-p", "a"}), 1, "flywheel embed");
+  check_failure(flywheel_command({"rerank", tiny_file().path, "--query", "a", "--text", "b"}), 1, "yes");
 }
 
 TEST_CASE("perplexity of a trained model is the published one") {

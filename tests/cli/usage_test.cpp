@@ -64,6 +64,8 @@ TEST_CASE("wrong usage exits with 2 and one line that says what to do") {
   check_failure(flywheel_command({"perplexity", "x", "--file", "y", "--ctx", "1"}), 2, "--ctx");
   check_failure(flywheel_command({"embed", "x"}), 2, "--text");
   check_failure(flywheel_command({"embed", "x", "--text", "a", "--pooling", "max"}), 2, "--pooling");
+  check_failure(flywheel_command({"rerank", "x", "--text", "a"}), 2, "--query");
+  check_failure(flywheel_command({"rerank", "x", "--query", "a"}), 2, "--text");
   check_failure(flywheel_command({"dequantize", "x", "y"}), 2, "--out");
   check_failure(flywheel_command({"conformance"}), 2, "DIR");
   check_failure(flywheel_command({"conformance", ".", "poems"}), 2, "poems");

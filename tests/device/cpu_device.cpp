@@ -288,7 +288,7 @@ TEST_CASE("A graph is cut where the device changes") {
   }
   CHECK(norm_nodes == 5);  // two per layer and the last
   std::size_t computing = 0;
-  for (const graph::node& n : g.nodes) computing += n.kind != graph::op::weight && n.kind != graph::op::token_ids;
+  for (const graph::node& n : g.nodes) computing += !graph::is_source(n.kind);
   CHECK(covered == computing);
   const device::device* only[] = {&norms};
   const auto none = device::partition(g, only);

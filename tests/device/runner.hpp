@@ -102,7 +102,8 @@ class graph_runner {
 
   /// One chunk of one or more sequences.
   result<std::vector<float>> run(std::span<const std::int32_t> ids, std::span<const device::sequence_slice> slices,
-                                 dtype kv_type, std::span<const std::int32_t> outputs, std::stop_token stop = {}) {
+                                 dtype kv_type, std::span<const std::int32_t> outputs, std::stop_token stop = {},
+                                 std::span<const std::int32_t> token_types = {}) {
     const auto n = static_cast<std::int64_t>(ids.size());
     const auto plan =
         graph::plan_memory(*graph_, n, std::max<std::int64_t>(1, static_cast<std::int64_t>(outputs.size()))).value();
@@ -112,6 +113,7 @@ class graph_runner {
     float* results[] = {out.data()};
     device::bindings b;
     b.ids = ids;
+    b.token_types = token_types;
     b.sequences = slices;
     b.output_rows = outputs;
     b.kv_type = kv_type;

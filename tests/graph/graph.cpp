@@ -142,6 +142,19 @@ TEST_CASE("Operations refuse extents that cannot be") {
     a.n_kv_heads = 3;
     return b.attention(x, x, x, a);
   }));
+  const auto bidirectional = [](auto&& change) {
+    auto a = attention_of(2);
+    a.causal = false;
+    change(a);
+    return [a](builder& b, value x) { return b.attention(x, x, x, a); };
+  };
+  CHECK(!fails(bidirectional([](auto&) {})));
+  CHECK(fails(bidirectional([](auto& a) { a.window = 4; })));
+  CHECK(fails(bidirectional([](auto& a) { a.temperature = 1, a.temperature_length = 8; })));
+  CHECK(fails([](builder& b, value x) { return b.layer_norm(x, b.weight("up", {24, 16}), {}, 1e-5F); }));
+  CHECK(fails([](builder& b, value x) { return b.layer_norm(x, {}, b.weight("bias", {16}), 1e-5F); }));
+  CHECK(fails([](builder& b, value x) { return b.embed(b.weight("table", {20, 16}), x); }));
+  CHECK(fails([](builder& b, value) { return b.activate(b.positions(), activation::silu); }));
   CHECK(fails([](builder& b, value x) { return b.add(x, b.select_outputs(x)); }));
   CHECK(fails([](builder& b, value x) { return b.select_outputs(b.select_outputs(x)); }));
   CHECK(fails([](builder& b, value x) { return b.glu(x, b.matmul(x, b.weight("gate", {24, 16})), activation::silu); }));
@@ -197,6 +210,30 @@ TEST_CASE("Rewrites keep the meaning") {
     const auto got = reference_graph(rewrite(plain), f.file).run(ids, rows);
     REQUIRE(got.size() == want.size());
     for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == Approx(want[i]).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("An activation moves into the product before it, which then takes no residual") {
+  const fixture f;
+  const auto build = [&](bool used_twice) {
+    graph::builder b(f.file);
+    const graph::value x =
+        b.add(b.embed(b.weight("table", {20, 16}), b.token_ids()), b.embed(b.weight("wq", {16, 16}), b.positions()));
+    const graph::value y = b.matmul(x, b.weight("wo", {16, 16}), b.weight("bias", {16}));
+    const graph::value z = b.add(x, b.activate(y, activation::gelu_tanh));
+    b.output(b.layer_norm(used_twice ? b.add(z, y) : z, b.weight("norm", {16}), b.weight("bias", {16}), 1e-5F));
+    return b.finish().value();
+  };
+  const std::int32_t ids[] = {3, 1, 4, 1}, rows[] = {0, 1, 2, 3};
+  for (const bool used_twice : {false, true}) {
+    const graph::graph plain = build(used_twice), fused = graph::optimize(plain);
+    CHECK(graph::validate(fused));
+    CHECK(count(fused, op::activate) == (used_twice ? 1 : 0));
+    CHECK(first(fused, op::linear)->as<graph::linear_attributes>().act.has_value() != used_twice);
+    CHECK(!first(fused, op::linear)->as<graph::linear_attributes>().residual);
+    const auto want = reference_graph(plain, f.file).run(ids, rows),
+               got = reference_graph(fused, f.file).run(ids, rows);
+    for (std::size_t i = 0; i < want.size(); ++i) CHECK(got[i] == Approx(want[i]).epsilon(1e-12));
   }
 }
 

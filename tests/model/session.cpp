@@ -107,7 +107,6 @@ TEST_CASE("wrong arguments are refused and change nothing", "[session]") {
   CHECK(refused(s.score(std::vector<token_id>{}), errc::invalid_argument));
   CHECK(refused(s.score(std::vector<token_id>{999}), errc::invalid_argument));
   CHECK(refused(s.prefill_rows(some_ids(3), 1, {}), errc::invalid_argument));
-  CHECK(refused(s.embed(some_ids(3)), errc::invalid_argument));
   CHECK(refused(s.truncate(11), errc::invalid_argument));
   CHECK(refused(s.prefill(some_ids(55)), errc::context_full));
   CHECK(refused(s.score(some_ids(55)), errc::context_full));
@@ -267,48 +266,6 @@ TEST_CASE("rows of a large vocabulary are computed in parts", "[session]") {
   CHECK(scores == want);
 }
 
-TEST_CASE("embeddings are pooled hidden states", "[session]") {
-  const fake_model m;
-  const std::vector<token_id> ids = some_ids(37);
-  // Hidden states straight from the engine, one token at a time.
-  std::vector<std::vector<float>> rows;
-  detail::kv_cache cache = std::move(detail::kv_cache::create(m.engine->kv(), dtype::f16)).value();
-  auto work = std::move(m.engine->new_workspace(1)).value();
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    REQUIRE(cache.reserve(static_cast<std::int64_t>(i) + 1));
-    const std::int32_t row = 0;
-    rows.emplace_back(12);
-    REQUIRE(m.engine->forward(
-        {std::span(ids).subspan(i, 1), static_cast<std::int64_t>(i), &cache, std::span(&row, 1), true, {}}, *work,
-        rows.back()));
-    cache.advance(static_cast<std::int64_t>(i) + 1);
-  }
-  std::vector<double> mean(12);
-  for (const auto& row : rows)
-    for (std::size_t i = 0; i < 12; ++i) mean[i] += row[i] / 37.0;
-  const auto close = [](const std::vector<float>& a, const auto& b, double scale) {
-    bool same = a.size() == b.size();
-    for (std::size_t i = 0; same && i < a.size(); ++i) same = std::abs(a[i] - static_cast<double>(b[i]) * scale) < 1e-6;
-    return same;
-  };
-  const auto norm = [](const auto& v) {
-    double sum = 0;
-    for (const auto x : v) sum += static_cast<double>(x) * static_cast<double>(x);
-    return std::sqrt(sum);
-  };
-  for (const std::int32_t n_batch : {1, 5, 64}) {
-    session s = m.open(with(64, n_batch));
-    CHECK(close(*s.embed(ids, session::pooling::mean, false), mean, 1));
-    CHECK(close(*s.embed(ids), mean, 1 / norm(mean)));
-    CHECK(*s.embed(ids, session::pooling::last, false) == rows.back());
-    CHECK(close(*s.embed(ids, session::pooling::last), rows.back(), 1 / norm(rows.back())));
-    CHECK(s.tokens().empty());
-    CHECK(s.logits().empty());
-    REQUIRE(s.prefill(ids));
-    CHECK(copy(s.logits()) == logits_after(m, ids));
-  }
-}
-
 TEST_CASE("cancellation anywhere leaves the session as it was", "[session]") {
   fake_model m;
   const std::vector<token_id> ids = some_ids(50);
@@ -335,9 +292,6 @@ TEST_CASE("cancellation anywhere leaves the session as it was", "[session]") {
     CHECK(cancelled(s.score(rest, arm())));
     CHECK(cancelled(s.prefill_rows(
         rest, 3, [](auto, auto) -> result<void> { return {}; }, arm())));
-    session empty = m.open(with(64, 8));
-    CHECK(empty.embed(rest, session::pooling::mean, true, arm()).error().code == errc::cancelled);
-    CHECK(empty.tokens().empty());
   }
   m.engine->before_layer = nullptr;
   stop = std::stop_source();

@@ -44,7 +44,6 @@ std::vector<operation> operations(const std::filesystem::path& file, const std::
       {"decode", [](session& s) { return s.decode(5); }},
       {"score", [ids](session& s) { return outcome(s.score(ids)); }},
       {"rows", [ids](session& s) { return s.prefill_rows(ids, 3, [](auto, auto) -> result<void> { return {}; }); }},
-      {"embed", [ids](session& s) { return outcome(s.embed(ids)); }},
       {"generate", [options](session& s) { return outcome(s.generate(options)); }},
       {"fork", [](session& s) { return outcome(s.fork()); }},
       {"save", [](session& s) { return outcome(s.save()); }},
@@ -54,18 +53,18 @@ std::vector<operation> operations(const std::filesystem::path& file, const std::
   };
 }
 
-/// A session of 100 tokens (or none, for embed) whose last page is shared.
+/// A session of 100 tokens whose last page is shared.
 struct subject {
   session main;
   session other;
 };
-subject prepare(const fake_model& m, const operation& op, bool slide) {
+subject prepare(const fake_model& m, bool slide) {
   session_options o;
   o.n_ctx = slide ? 120 : 300;
   o.n_batch = 32;
   if (slide) o.when_full = when_full::slide;
   session s = m.open(o);
-  if (std::string_view(op.name) != "embed") s.prefill(some_ids(100)).value();
+  s.prefill(some_ids(100)).value();
   session fork = std::move(s.fork()).value();
   return {std::move(s), std::move(fork)};
 }
@@ -98,10 +97,10 @@ TEST_CASE("a failing operator new is an error that changes nothing", "[session_m
       for (const bool once : {false, true}) {
         INFO(op.name << (slide ? ", sliding" : "") << (once ? ", once" : ""));
         const bool refused = slide && (op.name == std::string_view("score") || op.name == std::string_view("rows"));
-        if (refused || (slide && op.name == std::string_view("embed"))) continue;
+        if (refused) continue;
         std::uint64_t failures = 0;
         for (std::uint64_t n = 0;; ++n) {
-          subject s = prepare(m, op, slide);
+          subject s = prepare(m, slide);
           const snapshot before(s.main);
           bool failed = false;
           result<void> r;
@@ -144,7 +143,7 @@ TEST_CASE("a failing memory resource is an error that changes nothing", "[sessio
         INFO(op.name << (slide ? ", sliding" : ""));
         if (slide && op.name != std::string_view("prefill") && op.name != std::string_view("generate")) continue;
         for (std::int64_t n = 0;; ++n) {
-          subject s = prepare(m, op, slide);
+          subject s = prepare(m, slide);
           const snapshot before(s.main);
           memory->allocations_left = n;
           const result<void> r = op.run(s.main);

@@ -43,9 +43,11 @@ class reference_graph {
 
   std::int64_t n_ctx = 0;  ///< Positions the sequence may grow to.
 
-  /// Results of the graph's first output for these tokens.
-  matrix run(std::span<const std::int32_t> ids, std::span<const std::int32_t> output_rows) {
+  /// Results of the graph's first output for these tokens; `token_types` empty: all 0.
+  matrix run(std::span<const std::int32_t> ids, std::span<const std::int32_t> output_rows,
+             std::span<const std::int32_t> token_types = {}) {
     ids_ = ids;
+    token_types_ = token_types;
     output_rows_ = output_rows;
     values_.assign(g_.values.size(), {});
     for (const graph::node& n : g_.nodes) evaluate(n);
@@ -94,6 +96,29 @@ class reference_graph {
     }
     return y;
   }
+  static matrix layer_norm(const matrix& x, const matrix& w, const matrix* bias, double eps) {
+    matrix y(x.size());
+    const std::size_t n = w.size();
+    for (std::size_t r = 0; r < x.size() / n; ++r) {
+      double mean = 0, variance = 0;
+      for (std::size_t i = 0; i < n; ++i) mean += x[r * n + i] / static_cast<double>(n);
+      for (std::size_t i = 0; i < n; ++i) variance += std::pow(x[r * n + i] - mean, 2) / static_cast<double>(n);
+      for (std::size_t i = 0; i < n; ++i)
+        y[r * n + i] = (x[r * n + i] - mean) / std::sqrt(variance + eps) * w[i] + (bias ? (*bias)[i] : 0);
+    }
+    return y;
+  }
+  /// What number of row an embedding takes for token t.
+  [[nodiscard]] std::size_t row_of(const graph::node& n, std::size_t t) const {
+    switch (g_.nodes[g_.at(n.inputs.at(1)).producer].kind) {
+      case graph::op::positions:
+        return t;
+      case graph::op::token_types:
+        return token_types_.empty() ? 0 : static_cast<std::size_t>(token_types_[t]);
+      default:
+        return static_cast<std::size_t>(ids_[t]);
+    }
+  }
   /// x [rows, k] times the transpose of w [n, k].
   static matrix product(const matrix& x, std::span<const double> w, std::size_t n, std::size_t k) {
     matrix y(x.size() / k * n);
@@ -123,6 +148,8 @@ class reference_graph {
       for (std::size_t j = 0; j < y[0].size(); ++j) y[0][j] = gated(*a.glu, y[0][j], y[1][j]);
       y.pop_back();
     }
+    if (a.act)
+      for (double& e : y[0]) e = act(*a.act, e);
     if (a.residual)
       for (std::size_t j = 0; j < y[0].size(); ++j) y[0][j] += in(n, a.residual_input())[j];
     for (std::size_t i = 0; i < y.size(); ++i) values_[n.outputs[i].index] = y[i];
@@ -189,8 +216,9 @@ class reference_graph {
         const std::size_t kh = h * kv_heads / heads;
         const std::size_t first =
             a.window > 0 && t + 1 > static_cast<std::size_t>(a.window) ? t + 1 - static_cast<std::size_t>(a.window) : 0;
+        const std::size_t last = a.causal ? t : tokens - 1;
         std::vector<double> p;
-        for (std::size_t s = first; s <= t; ++s) {
+        for (std::size_t s = first; s <= last; ++s) {
           double score = 0;
           for (std::size_t i = 0; i < d; ++i) score += q[(t * heads + h) * d + i] * k[(s * kv_heads + kh) * d + i];
           score *= static_cast<double>(a.scale);
@@ -204,7 +232,7 @@ class reference_graph {
         const double top = std::max(*std::max_element(p.begin(), p.end()), sinks ? (*sinks)[h] : -HUGE_VAL);
         double sum = sinks ? std::exp((*sinks)[h] - top) : 0;
         for (double& e : p) sum += e = std::exp(e - top);
-        for (std::size_t s = first; s <= t; ++s)
+        for (std::size_t s = first; s <= last; ++s)
           for (std::size_t i = 0; i < d; ++i)
             out[(t * heads + h) * d + i] += p[s - first] / sum * v[(s * kv_heads + kh) * d + i];
       }
@@ -296,14 +324,14 @@ class reference_graph {
   }
 
   void evaluate(const graph::node& n) {
-    if (n.kind == graph::op::weight || n.kind == graph::op::token_ids) return;
+    if (graph::is_source(n.kind)) return;
     matrix& y = values_[n.outputs[0].index];
     const auto cols = static_cast<std::size_t>(g_.at(n.outputs[0]).cols);
     switch (n.kind) {
       case graph::op::embed:
-        for (std::int32_t id : ids_)
-          y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(id) * cols),
-                   in(n, 0).begin() + static_cast<std::ptrdiff_t>((static_cast<std::size_t>(id) + 1) * cols));
+        for (std::size_t t = 0; t < ids_.size(); ++t)
+          y.insert(y.end(), in(n, 0).begin() + static_cast<std::ptrdiff_t>(row_of(n, t) * cols),
+                   in(n, 0).begin() + static_cast<std::ptrdiff_t>((row_of(n, t) + 1) * cols));
         break;
       case graph::op::rms_norm: {
         const auto& a = n.as<graph::norm_attributes>();
@@ -311,6 +339,10 @@ class reference_graph {
                      static_cast<double>(a.eps));
         break;
       }
+      case graph::op::layer_norm:
+        y = layer_norm(in(n, 0), in(n, 1), n.inputs[2].valid() ? &in(n, 2) : nullptr,
+                       static_cast<double>(n.as<graph::norm_attributes>().eps));
+        break;
       case graph::op::linear:
         linear(n);
         break;
@@ -329,6 +361,10 @@ class reference_graph {
           const std::size_t gates = in(n, 0).size();  // as many, or one per row
           y[i] = gated(n.as<graph::glu_attributes>().act, in(n, 0)[i * gates / y.size()], y[i]);
         }
+        break;
+      case graph::op::activate:
+        y = in(n, 0);
+        for (double& e : y) e = act(n.as<graph::activate_attributes>().act, e);
         break;
       case graph::op::add:
         y = in(n, 0);
@@ -373,7 +409,7 @@ class reference_graph {
   std::vector<matrix> weights_;
   std::vector<matrix> values_;
   std::map<std::int64_t, std::pair<matrix, matrix>> stored_;  ///< Keys and values of each layer.
-  std::span<const std::int32_t> ids_, output_rows_;
+  std::span<const std::int32_t> ids_, output_rows_, token_types_;
 };
 
 }  // namespace flywheel::test

@@ -44,7 +44,8 @@ struct subgraph {
 struct sequence_slice {
   std::int64_t n_tokens = 0;                 ///< Consecutive rows of the chunk.
   std::int64_t first_position = 0;           ///< Position of the first of them.
-  std::byte* const* const* pages = nullptr;  ///< [layer][page]: the KV pages up to the last of these positions.
+  std::byte* const* const* pages = nullptr;  ///< [layer][page]: the KV pages up to the last of these positions. Null
+                                             ///< where no attention of the graph is causal.
   /// [layer]: recurrent state (f32, laid out by its node) before the first of these tokens, zeros at position 0. Null
   /// where no node of the layer has any.
   const std::byte* const* state = nullptr;
@@ -57,6 +58,7 @@ struct sequence_slice {
 /// Everything a run touches. All pointers stay valid during the run; nothing is allocated.
 struct bindings {
   std::span<const std::int32_t> ids;          ///< [n_tokens]
+  std::span<const std::int32_t> token_types;  ///< [n_tokens], or empty: all 0.
   std::span<const sequence_slice> sequences;  ///< Their n_tokens add up to ids.size().
   std::span<const std::int32_t> output_rows;  ///< Rows of the chunk whose results are wanted, ascending.
   dtype kv_type = dtype::f16;

@@ -12,8 +12,9 @@
 
 namespace flywheel::inline v0::graph {
 
-/// token_ids() -> [tokens] i32: the ids of the chunk.
-/// embed(table [n_vocab, n], ids) -> [tokens, n]: row `id` of the table.
+/// token_ids() -> [tokens] i32: the ids of the chunk. positions() -> [tokens] i32: where each stands in its sequence.
+/// token_types() -> [tokens] i32: which segment it belongs to (of a pair of texts), 0 unless the caller says.
+/// embed(table [n_rows, n], i32) -> [tokens, n]: the rows of the table with these numbers.
 /// add(a, b): a + b.   select_outputs(x [tokens, n]) -> [outputs, n]: the rows whose results are wanted.
 struct no_attributes {};
 
@@ -24,6 +25,8 @@ struct weight_attributes {
 
 /// rms_norm(x [r, n], weight?): x / sqrt(mean(x^2) + eps) * weight, for every `group` columns by themselves (0: all n
 /// of them), with the same weight [group].   (Zhang & Sennrich 2019)
+/// layer_norm(x [r, n], weight [n], bias [n]?): (x - mean(x)) / sqrt(var(x) + eps) * weight + bias; no groups.   (Ba et
+/// al. 2016)
 struct norm_attributes {
   float eps = 1e-5F;
   std::int64_t group = 0;  ///< Divides n: head_dim for norms of heads.
@@ -32,13 +35,14 @@ struct norm_attributes {
 /// linear(x [r, k], w_1 [n_1, k] .. w_m) -> y_i [r, n_i] = norm(x) w_i^T + bias_i (+ residual).
 /// Inputs in this order: x, the m weights, with `biases` one per weight (invalid where absent), the norm weight if
 /// `norm` (invalid: none; the group is all of x), the residual if `residual` (then there is one output). With `glu`
-/// there are two weights and one output: act(y_1) * y_2. The builder makes plain ones (m = 1); rewrites merge
-/// neighbours into the fused forms.
+/// there are two weights and one output: act(y_1) * y_2. With `act` the one output is act(y), without residual. The
+/// builder makes plain ones (m = 1); rewrites merge neighbours into the fused forms.
 struct linear_attributes {
   std::uint32_t weights = 1;
   bool biases = false;
   std::optional<norm_attributes> norm;
   std::optional<activation> glu;
+  std::optional<activation> act;
   bool residual = false;
 
   [[nodiscard]] std::size_t weight_input(std::size_t i) const noexcept { return 1 + i; }
@@ -69,8 +73,9 @@ struct rope_attributes {
 
 /// attention(q [r, n_heads * head_dim], k, v [r, n_kv_heads * head_dim]) -> [r, n_heads * head_dim].
 /// Stores k and v in the sequence's cache of `layer`, then softmax(scale q k^T) v over the visible positions. Without k
-/// and v it stores nothing and reads what an earlier node of that layer stored.
-/// Always as many inputs as enum `input` has, invalid where not used.
+/// and v it stores nothing and reads what an earlier node of that layer stored. Without `causal` nothing is stored
+/// either: every token of a slice sees exactly the tokens of the slice. Always as many inputs as enum `input` has,
+/// invalid where not used.
 struct attention_attributes {
   enum input : std::size_t {
     q,
@@ -91,6 +96,7 @@ struct attention_attributes {
   float scale = 1;
   float softcap = 0;        ///< Scores become softcap * tanh(score / softcap); 0: off.
   std::int64_t window = 0;  ///< Sliding window in positions, the token's own included; 0: off.
+  bool causal = true;       ///< False for encoders: no window, temperature, sinks or norms; `layer` means nothing.
   float temperature =
       0;  ///< Queries at position p: times 1 + temperature ln(1 + floor(p / temperature_length)); 0: off.
   std::int64_t temperature_length = 0;
@@ -121,6 +127,11 @@ struct delta_net_attributes {
 /// glu(gate [r, n] or [r, 1], up [r, n]): act(gate) * up, one gate for a whole row if it has one column; with
 /// clamped_swish act(gate) * (clamp(up, -7, 7) + 1).   (Shazeer 2020)
 struct glu_attributes {
+  activation act = activation::silu;
+};
+
+/// activate(x): act(x).
+struct activate_attributes {
   activation act = activation::silu;
 };
 
@@ -175,6 +186,7 @@ struct moe_attributes {
 
 using op_attributes = std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes,
                                    rope_attributes, attention_attributes, delta_net_attributes, glu_attributes,
-                                   scale_attributes, softcap_attributes, columns_attributes, moe_attributes>;
+                                   activate_attributes, scale_attributes, softcap_attributes, columns_attributes,
+                                   moe_attributes>;
 
 }  // namespace flywheel::inline v0::graph

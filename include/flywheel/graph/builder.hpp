@@ -29,8 +29,11 @@ class FLYWHEEL_API builder {
                     std::int64_t count);
 
   value token_ids();
-  value embed(value table, value ids);
+  value positions();
+  value token_types();
+  value embed(value table, value rows);
   value rms_norm(value x, value weight, float eps, std::int64_t group = 0);
+  value layer_norm(value x, value weight, value bias, float eps);
   value matmul(value x, value weight, value bias = {});  ///< x weight^T + bias
   value rope(value x, const rope_attributes& attributes, value factors = {}, value long_factors = {});
   value attention(value q, value k, value v, const attention_attributes& attributes, value sinks = {});
@@ -40,6 +43,7 @@ class FLYWHEEL_API builder {
   };
   value delta_net(const delta_net_inputs& in, const delta_net_attributes& attributes);
   value glu(value gate, value up, activation act);
+  value activate(value x, activation act);
   value add(value a, value b);
   value scale(value x, float factor, value weight = {});
   value softcap(value x, float cap);

@@ -22,6 +22,10 @@ enum class op : std::uint8_t {
 #undef FLYWHEEL_OP
 };
 [[nodiscard]] FLYWHEEL_API std::string_view to_string(op kind) noexcept;
+/// Whether a node of this kind computes nothing: it names what the caller or the model file gives.
+[[nodiscard]] constexpr bool is_source(op kind) noexcept {
+  return kind == op::weight || kind == op::token_ids || kind == op::positions || kind == op::token_types;
+}
 
 /// A value of a graph: the index into graph::values. Invalid means "not given".
 struct value {

@@ -12,6 +12,8 @@ namespace flywheel::inline v0::graph {
 /// glu over the two outputs of one linear becomes that linear with glu: gate and up never reach memory. After
 /// group_linears.
 [[nodiscard]] FLYWHEEL_API graph fuse_glu(graph g);
+/// activate(linear(x)) stores activated products.
+[[nodiscard]] FLYWHEEL_API graph fuse_activation(graph g);
 /// add(r, linear(x)) and add(r, moe_ffn(x)) store the sum themselves.
 [[nodiscard]] FLYWHEEL_API graph fuse_residual(graph g);
 /// linear(rms_norm(x)) with no other use of the norm becomes linear with a norm: together with fuse_residual, neither

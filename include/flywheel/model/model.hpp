@@ -8,12 +8,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "flywheel/core/config.hpp"
 #include "flywheel/core/context.hpp"
 #include "flywheel/core/progress.hpp"
 #include "flywheel/core/result.hpp"
 #include "flywheel/io/archive.hpp"
+#include "flywheel/model/embedding.hpp"
 #include "flywheel/model/session.hpp"
 #include "flywheel/text/tokenizer.hpp"
 
@@ -68,8 +70,24 @@ class FLYWHEEL_API model {
   /// Bytes of packed weights now held.
   [[nodiscard]] std::size_t weight_bytes() const noexcept;
 
-  /// A new sequence. Errors: invalid_argument, out_of_memory.
+  /// A new sequence. Errors: invalid_argument, unsupported (an encoder cannot continue texts), out_of_memory.
   [[nodiscard]] result<session> new_session(const session_options& options = {}) const;
+
+  /// Turns texts into vectors. Several texts share a forward pass, each seeing itself alone: a result does not depend
+  /// on the others, nor on n_batch, nor on threads. Texts are encoded with the special tokens the vocabulary asks for;
+  /// special tokens in a text are plain text. Memory is taken for the call. Any number of calls may run at the same
+  /// time. Errors: invalid_argument (an option; a text without tokens; an id out of range), context_full (a text is too
+  /// long, named by its index), unsupported (no vocabulary; a pooling the model has nothing for), cancelled,
+  /// out_of_memory.
+  [[nodiscard]] result<embeddings> embed(std::span<const std::string> texts, const embed_options& options = {}) const;
+  /// The same for token ids, taken as they are.
+  [[nodiscard]] result<embeddings> embed(std::span<const std::vector<token_id>> texts,
+                                         const embed_options& options = {}) const;
+  /// How well each document answers a query: scores [documents], larger is better, on the model's own scale; pooling is
+  /// rank. An encoder reads "query, separator, document"; a decoder reads the text in `tokenizer.chat_template.rerank`,
+  /// where the special tokens are parsed. `truncate` cuts documents, never the query. Errors: those of embed.
+  [[nodiscard]] result<std::vector<float>> rerank(std::string_view query, std::span<const std::string> documents,
+                                                  const embed_options& options = {}) const;
 
   struct state;
   explicit model(std::shared_ptr<const state> s) noexcept : state_(std::move(s)) {}

@@ -85,12 +85,6 @@ class FLYWHEEL_API session {
   /// The same as a range. Errors are in its status().
   [[nodiscard]] generation_stream stream(const generate_options& options) noexcept;
 
-  /// The mean over positions (or the last position's) hidden state after the final norm of `ids`, [n_embd]; L2
-  /// normalised on request. The session must be empty and is left empty. Needs up to 32 MiB more while it runs.
-  enum class pooling : std::uint8_t { mean, last };
-  [[nodiscard]] result<std::vector<float>> embed(std::span<const token_id> ids, pooling how = pooling::mean,
-                                                 bool normalize = true, const control& control = {});
-
   [[nodiscard]] std::span<const token_id> tokens() const noexcept;
   /// As created, with defaults filled in.
   [[nodiscard]] const session_options& options() const noexcept;

@@ -28,6 +28,7 @@ class linear_step final : public step {
     const auto& a = n.as<graph::linear_attributes>();
     x_ = c.value(n.inputs[0]);
     glu_ = a.glu;
+    act_ = a.act;
     if (a.norm) {
       normed_ = true;
       norm_ = c.vector(n.inputs[a.norm_input()]);
@@ -178,6 +179,11 @@ class linear_step final : public step {
       const float* residual = residual_.given() ? w.run.at(residual_) : nullptr;
       call(area, rows, p, row, row_end, panel, panel_end, y + row * p.out.cols + column(p, panel), p.out.cols,
            residual ? residual + row * p.out.cols + column(p, panel) : nullptr);
+      if (act_) {  // while the block is in the cache
+        const std::int64_t first = column(p, panel), cols = std::min(p.weight->n, column(p, panel_end)) - first;
+        for (std::int64_t r = row; r < row_end; ++r)
+          kernels_.activate(*act_, y + r * p.out.cols + first, cols, y + r * p.out.cols + first);
+      }
       return;
     }
     const product& second = products_[1];
@@ -226,7 +232,7 @@ class linear_step final : public step {
   bool normed_ = false;  ///< Not the same as norm_: sizes are asked for before weights are there.
   const float* norm_ = nullptr;
   float eps_ = 0;
-  std::optional<activation> glu_;
+  std::optional<activation> glu_, act_;
   std::vector<product> products_;
   std::vector<const matmul_kernel*> layouts_;
   std::size_t tiled_ = 0;  ///< How many products are cut into tiles.

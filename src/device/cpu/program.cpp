@@ -53,7 +53,8 @@ result<std::unique_ptr<const executable>> program::compile(const subgraph& part,
         out->steps_.push_back(make_linear(context, n));
         break;
       case graph::op::attention:
-        out->steps_.push_back(make_attention(context, n));
+        out->steps_.push_back(n.as<graph::attention_attributes>().causal ? make_attention(context, n)
+                                                                         : make_bidirectional_attention(context, n));
         break;
       case graph::op::delta_net:
         out->steps_.push_back(make_delta_net(context, n));

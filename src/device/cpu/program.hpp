@@ -128,8 +128,10 @@ struct compile_context {
 std::unique_ptr<step> make_linear(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_attention(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_delta_net(const compile_context& c, const graph::node& n);
+/// attention without `causal`
+std::unique_ptr<step> make_bidirectional_attention(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_moe(const compile_context& c, const graph::node& n);
-/// embed, rms_norm, rope, glu, add, scale, softcap, columns, select_outputs
+/// embed, rms_norm, layer_norm, rope, glu, activate, add, scale, softcap, columns, select_outputs
 std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& n);
 /// Fills all rotary tables; the first step of a program that has any.
 std::unique_ptr<step> make_rope_tables(const std::vector<rope_table>& ropes);

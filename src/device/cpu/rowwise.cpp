@@ -29,6 +29,46 @@ std::unique_ptr<step> rowwise(operand out, F row) {
   return std::make_unique<rowwise_step<F>>(out, std::move(row));
 }
 
+/// Calls f(slice, row, position) for rows [begin, end) of the chunk.
+template <class F>
+void for_positions(const run_state& s, std::int64_t begin, std::int64_t end, F&& f) {
+  std::int64_t first = 0;
+  for (const sequence_slice& slice : s.bound->sequences) {
+    for (std::int64_t t = std::max(begin, first); t < std::min(end, first + slice.n_tokens); ++t)
+      f(slice, t, slice.first_position + t - first);
+    first += slice.n_tokens;
+  }
+}
+
+/// Rows of a table: those of the tokens' ids, positions or types.
+class embed_step final : public step {
+ public:
+  embed_step(const compile_context& c, const graph::node& n)
+      : table_(c.weights.find(*c.g.weight_of(n.inputs[0]), weight_use::rows)),
+        by_(c.g.nodes[c.g.at(n.inputs[1]).producer].kind),
+        y_(c.value(n.outputs[0])),
+        stride_(row_bytes(table_->type, table_->dims.cols())) {}
+  void run(const worker_state& w, int /*phase*/) const override {
+    const run_state& s = w.run;
+    w.split(s.n_tokens, [&](std::int64_t begin, std::int64_t end) {
+      if (by_ == graph::op::positions)
+        return for_positions(
+            s, begin, end, [&](const sequence_slice&, std::int64_t r, std::int64_t position) { copy(s, r, position); });
+      const std::span<const std::int32_t> rows = by_ == graph::op::token_ids ? s.bound->ids : s.bound->token_types;
+      for (std::int64_t r = begin; r < end; ++r) copy(s, r, rows.empty() ? 0 : rows[static_cast<std::size_t>(r)]);
+    });
+  }
+
+ private:
+  void copy(const run_state& s, std::int64_t r, std::int64_t row) const {
+    table_->to_f32(table_->data + static_cast<std::size_t>(row) * stride_, y_.cols, s.at(y_) + r * y_.cols);
+  }
+  const packed_weight* table_;
+  graph::op by_;
+  operand y_;
+  std::size_t stride_;
+};
+
 /// Angles per unit of position and factor of cosine and sine, for each rotating pair.
 struct rotation {
   rope_table table;
@@ -81,16 +121,12 @@ class rope_table_step final : public step {
   }
   void run(const worker_state& w, int /*phase*/) const override {
     w.split(w.run.n_tokens, [&](std::int64_t begin, std::int64_t end) {
-      std::int64_t first = 0;
-      for (const sequence_slice& slice : w.run.bound->sequences) {
-        for (std::int64_t t = std::max(begin, first); t < std::min(end, first + slice.n_tokens); ++t)
-          for (const rotation& r : rotations_) {
-            const bool grows = !r.long_frequency.empty() && slice.n_ctx > r.table.attributes.original_context;
-            fill(grows ? r.long_frequency : r.frequency, r.magnitude, slice.first_position + t - first,
-                 r.table.row(w.run, t));
-          }
-        first += slice.n_tokens;
-      }
+      for_positions(w.run, begin, end, [&](const sequence_slice& slice, std::int64_t t, std::int64_t position) {
+        for (const rotation& r : rotations_) {
+          const bool grows = !r.long_frequency.empty() && slice.n_ctx > r.table.attributes.original_context;
+          fill(grows ? r.long_frequency : r.frequency, r.magnitude, position, r.table.row(w.run, t));
+        }
+      });
     });
   }
 
@@ -116,14 +152,8 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
   const kernels::kernel_set& k = c.kernels;
   const operand y = c.value(n.outputs[0]);
   switch (n.kind) {
-    case graph::op::embed: {
-      const packed_weight* table = c.weights.find(*c.g.weight_of(n.inputs[0]), weight_use::rows);
-      const std::size_t stride = row_bytes(table->type, table->dims.cols());
-      return rowwise(y, [=](const run_state& s, std::int64_t r) {
-        const auto id = static_cast<std::size_t>(s.bound->ids[static_cast<std::size_t>(r)]);
-        table->to_f32(table->data + id * stride, y.cols, s.at(y) + r * y.cols);
-      });
-    }
+    case graph::op::embed:
+      return std::make_unique<embed_step>(c, n);
     case graph::op::rms_norm: {
       const operand x = c.value(n.inputs[0]);
       const float* weight = c.vector(n.inputs[1]);
@@ -132,6 +162,15 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
       return rowwise(y, [=, eps = a.eps, &k](const run_state& s, std::int64_t r) {
         for (std::int64_t i = r * x.cols; i < (r + 1) * x.cols; i += group)
           k.rms_norm(s.at(x) + i, weight, eps, group, s.at(y) + i);
+      });
+    }
+    case graph::op::layer_norm: {
+      const operand x = c.value(n.inputs[0]);
+      const float* weight = c.vector(n.inputs[1]);
+      const float* bias = c.vector(n.inputs[2]);
+      const float eps = n.as<graph::norm_attributes>().eps;
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.layer_norm(s.at(x) + r * x.cols, weight, bias, eps, x.cols, s.at(y) + r * y.cols);
       });
     }
     case graph::op::rope: {
@@ -157,6 +196,13 @@ std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& 
         });
       return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
         k.glu(act, s.at(gate) + r * y.cols, s.at(up) + r * y.cols, y.cols, s.at(y) + r * y.cols);
+      });
+    }
+    case graph::op::activate: {
+      const operand x = c.value(n.inputs[0]);
+      const activation act = n.as<graph::activate_attributes>().act;
+      return rowwise(y, [=, &k](const run_state& s, std::int64_t r) {
+        k.activate(act, s.at(x) + r * y.cols, y.cols, s.at(y) + r * y.cols);
       });
     }
     case graph::op::add: {
