@@ -32,7 +32,7 @@ class graph_workspace final : public workspace {
   std::array<graph::memory_plan, graph_kinds> plans;
   std::size_t scratch_offset = 0;
   std::int32_t n_batch = 0;
-  std::vector<std::byte* const*> pages;  ///< [layer], filled for each chunk
+  std::vector<device::sequence_slice> sequences;  ///< Filled for each chunk.
   buffer memory;
 };
 
@@ -112,6 +112,7 @@ class graph_engine final : public engine {
       FLYWHEEL_CHECK(graph::validate(graphs_[i]->whole));
       FLYWHEEL_TRY(graphs_[i]->parts, device::partition(graphs_[i]->whole, devices));
     }
+    FLYWHEEL_TRY(kv_, layout_of(largest().whole));
     digest_ = digest_of(file);
     return {};
   }
@@ -144,10 +145,7 @@ class graph_engine final : public engine {
   [[nodiscard]] const hyperparameters& parameters() const { return parameters_; }
   [[nodiscard]] std::size_t weight_bytes() const { return weights_->bytes(); }
 
-  kv_layout kv() const override {
-    return {static_cast<std::int32_t>(parameters_.n_layers), static_cast<std::int32_t>(parameters_.n_kv_heads),
-            static_cast<std::int32_t>(parameters_.head_dim)};
-  }
+  const kv_layout& kv() const override { return kv_; }
   std::int32_t n_vocab() const override { return static_cast<std::int32_t>(parameters_.n_vocab); }
   std::int32_t n_embd() const override { return static_cast<std::int32_t>(parameters_.n_embd); }
   std::int32_t n_ctx_train() const override {
@@ -158,7 +156,7 @@ class graph_engine final : public engine {
   result<std::unique_ptr<workspace>> new_workspace(std::int32_t n_batch) const override {
     return guarded([&]() -> result<std::unique_ptr<workspace>> {
       FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
-      w->pages.resize(static_cast<std::size_t>(parameters_.n_layers));
+      w->sequences.reserve(static_cast<std::size_t>(n_batch));
       FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + scratch_bytes(n_batch), ctx_.memory()));
       return std::unique_ptr<workspace>(std::move(w));
     });
@@ -181,16 +179,16 @@ class graph_engine final : public engine {
     const compiled_graph& g = *graphs_[kind];
     if (out.size() < c.output_rows.size() * static_cast<std::size_t>(g.whole.at(g.whole.outputs[0]).cols))
       return error{errc::invalid_argument, "the memory for the results is too small", "forward"};
-    for (std::size_t layer = 0; layer < w.pages.size(); ++layer)
-      w.pages[layer] = c.cache->pages(static_cast<std::int32_t>(layer));
+    w.sequences.clear();
+    for (const chunk_part& p : c.parts)
+      w.sequences.push_back({p.n_tokens, p.cache->size(), p.cache->pages(), p.cache->states(), p.cache->next_states()});
 
-    const device::sequence_slice slice{static_cast<std::int64_t>(c.ids.size()), c.first_position, w.pages.data()};
     float* const results[] = {out.data()};
     device::bindings b;
     b.ids = c.ids;
-    b.sequences = {&slice, 1};
+    b.sequences = w.sequences;
     b.output_rows = c.output_rows;
-    b.kv_type = c.cache->kv_type();
+    b.kv_type = c.parts.front().cache->kv_type();
     b.arena = w.memory.mutable_data();
     b.offsets = w.plans[kind].offsets;
     b.results = results;
@@ -213,6 +211,7 @@ class graph_engine final : public engine {
   context ctx_;
   hyperparameters parameters_;
   std::uint64_t digest_ = 0;
+  kv_layout kv_;
   std::shared_ptr<const device::device> cpu_;
   std::shared_ptr<const device::device_weights> weights_;
   std::array<std::unique_ptr<compiled_graph>, graph_kinds> graphs_;
