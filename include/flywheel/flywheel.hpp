@@ -12,6 +12,7 @@
 #include "flywheel/core/tensor.hpp"       // shapes, views, tensors
 #include "flywheel/io/archive.hpp"        // read GGUF and safetensors
 #include "flywheel/io/writer.hpp"         // write them
+#include "flywheel/model/batch.hpp"       // several sequences computed together
 #include "flywheel/model/model.hpp"       // open a model
 #include "flywheel/model/sampler.hpp"     // choose tokens
 #include "flywheel/model/session.hpp"     // prefill, generate, score, save

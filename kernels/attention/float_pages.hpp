@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/attention/attention.hpp"
+#include "kernels/attention/rotation.hpp"
 #include "kernels/q8_codes.hpp"
 
 namespace flywheel::inline v0::kernels {
@@ -21,6 +22,7 @@ namespace {
 template <class S, dtype Type>
 class float_pages {
   using V = typename S::floats;
+  using W = typename S::bytes;
   static constexpr std::int64_t page = kv_page_tokens;
   static constexpr int width = S::width;
   static constexpr bool quantized = is_quantized_kv(Type);
@@ -35,8 +37,8 @@ class float_pages {
 
   float_pages(const attention_args& args, std::int64_t kv_head, std::int64_t rows, float* scratch)
       : dim_(args.head_dim),
-        k_offset_(kv_head * head_bytes()),
-        v_offset_((args.n_kv_heads + kv_head) * head_bytes()),
+        k_offset_(static_cast<std::int64_t>(kv_keys_offset(Type, dim_, kv_head))),
+        v_offset_(static_cast<std::int64_t>(kv_values_offset(Type, args.n_kv_heads, dim_, kv_head))),
         q_(scratch),
         k_(q_ + rows * dim_),
         v_(k_ + page * dim_) {}
@@ -44,10 +46,12 @@ class float_pages {
   void set_query(std::int64_t row, const float* q, float factor) {
     float* const to = q_ + row * dim_;
     if constexpr (quantized) {
+      for (std::int64_t d = 0; d < dim_; ++d) to[d] = q[d];
+      if (is_rotated_kv(Type)) rotate_head(to, dim_);
       for (std::int64_t b = 0; b < dim_; b += 32) {
         std::int32_t codes[32];
-        const q8_scale s = q8_scale_of(peak_of(q + b));
-        round_codes(q + b, s.inverse, codes);
+        const q8_scale s = q8_scale_of(peak_of(to + b));
+        round_codes(to + b, s.inverse, codes);
         for (int i = 0; i < 32; ++i) to[b + i] = static_cast<float>(codes[i]) * (s.scale * factor);
       }
     } else {
@@ -62,7 +66,7 @@ class float_pages {
     if constexpr (Type == dtype::f32) {
       keys_ = reinterpret_cast<const float*>(k);
       values_ = reinterpret_cast<const float*>(v);
-      for (std::int64_t i = 0; i < head_bytes(); i += 64) prefetch(k + i), prefetch(v + i);
+      for (std::int64_t i = 0; i < 4 * page * dim_; i += 64) prefetch(k + i), prefetch(v + i);
     } else {
       if constexpr (Type == dtype::f16) {
         widen(k, k_);
@@ -101,8 +105,6 @@ class float_pages {
   }
 
  private:
-  [[nodiscard]] std::int64_t head_bytes() const { return static_cast<std::int64_t>(kv_head_bytes(Type, dim_)); }
-
   void prefetch(const std::byte* p) const {
     // As numbers: the two pages are different objects.
     S::prefetch_far(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) + ahead_));
@@ -115,39 +117,60 @@ class float_pages {
     }
   }
 
-  /// One of the four codes in each 32-bit word, times the scales.
+  /// One of the four codes in each 32-bit word of q8_0 keys, times the scales.
   template <int Shift>
-  static void put_key(typename S::bytes words, V scale, float* to) {
-    const typename S::bytes mask = S::set1_word(Type == dtype::q8_0 ? 255 : 15);
-    const V code = S::to_floats(S::and_bits(S::template shift_words<Shift>(words), mask));
-    S::store(to, S::mul(S::sub(code, S::set1(Type == dtype::q8_0 ? kv_key_bias : 8)), scale));
+  static void put_key(W words, V scale, float* to) {
+    const V code = S::to_floats(S::and_bits(S::template shift_words<Shift>(words), S::set1_word(255)));
+    S::store(to, S::mul(S::sub(code, S::set1(kv_key_bias)), scale));
+  }
+  /// One of the eight codes in each word of q4_0 keys: four bits from `Shift` on, and bit `Bit` of `fifths`.
+  template <int Shift, int Bit>
+  static void put_key(W words, W fifths, V scale, float* to) {
+    const W high = S::and_bits(S::template shift_words<Bit - 4>(fifths), S::set1_word(16));
+    const W code = S::merge(high, S::template shift_words<Shift>(words), S::set1_word(15));
+    S::store(to, S::mul(S::sub(S::to_floats(code), S::set1(16)), scale));
+  }
+  /// Line `Line` of a block of q4_0 keys.
+  template <int Line>
+  void put_line(const std::byte* from, W fifths, V scale, float* to) const {
+    const W words = S::load_bytes(from + 4 * page * Line);
+    to += 4 * Line * page;
+    put_key<0, Line>(words, fifths, scale, to);
+    put_key<8, 8 + Line>(words, fifths, scale, to + page);
+    put_key<16, 16 + Line>(words, fifths, scale, to + 2 * page);
+    put_key<24, 24 + Line>(words, fifths, scale, to + 3 * page);
+    put_key<4, 4 + Line>(words, fifths, scale, to + 16 * page);
+    put_key<12, 12 + Line>(words, fifths, scale, to + 17 * page);
+    put_key<20, 20 + Line>(words, fifths, scale, to + 18 * page);
+    put_key<28, 28 + Line>(words, fifths, scale, to + 19 * page);
   }
 
   void widen_keys(const std::byte* from) const {
-    const std::byte* const scales = from + page * dim_ / 32 * code_bytes;
-    for (std::int64_t b = 0; b < dim_ / 32; ++b)
-      for (std::int64_t line = 0; line < code_bytes / 4; ++line, from += 4 * page)
-        for (std::int64_t i = 0; i < page; i += width) {
-          const V scale = S::load_f16(scales + 2 * (b * page + i));
-          const typename S::bytes words = S::load_bytes(from + 4 * i);
-          if (4 * i % 64 == 0) prefetch(from + 4 * i);
-          float* const to = k_ + (32 * b + 4 * line) * page + i;
-          if constexpr (Type == dtype::q8_0) {
+    constexpr std::int64_t block = page * static_cast<std::int64_t>(kv_key_block_bytes(Type) - 2);
+    const std::byte* const scales = from + dim_ / 32 * block;
+    for (std::int64_t b = 0; b < dim_ / 32; ++b, from += block) {
+      for (std::int64_t i = 0; i < block; i += 64) prefetch(from + i);
+      for (std::int64_t i = 0; i < page; i += width) {
+        const V scale = S::load_f16(scales + 2 * (b * page + i));
+        const std::byte* const at = from + 4 * i;
+        float* to = k_ + 32 * b * page + i;
+        if constexpr (Type == dtype::q8_0) {
+          for (std::int64_t line = 0; line < 8; ++line, to += 4 * page) {
+            const W words = S::load_bytes(at + 4 * page * line);
             put_key<0>(words, scale, to);
             put_key<8>(words, scale, to + page);
             put_key<16>(words, scale, to + 2 * page);
             put_key<24>(words, scale, to + 3 * page);
-          } else {
-            put_key<0>(words, scale, to);
-            put_key<4>(words, scale, to + 16 * page);
-            put_key<8>(words, scale, to + page);
-            put_key<12>(words, scale, to + 17 * page);
-            put_key<16>(words, scale, to + 2 * page);
-            put_key<20>(words, scale, to + 18 * page);
-            put_key<24>(words, scale, to + 3 * page);
-            put_key<28>(words, scale, to + 19 * page);
           }
+        } else {
+          const W fifths = S::load_bytes(at + 16 * page);
+          put_line<0>(at, fifths, scale, to);
+          put_line<1>(at, fifths, scale, to);
+          put_line<2>(at, fifths, scale, to);
+          put_line<3>(at, fifths, scale, to);
         }
+      }
+    }
   }
 
   void widen_values(const std::byte* from) const {

@@ -4,7 +4,9 @@
 #include <cstring>
 
 #include "flywheel/formats/q4_0.hpp"
+#include "flywheel/formats/q5_0.hpp"
 #include "flywheel/formats/q8_0.hpp"
+#include "kernels/attention/rotation.hpp"
 #include "kernels/declare.hpp"
 #include "kernels/q8_codes.hpp"
 #include "kernels/scalar_math.hpp"
@@ -17,57 +19,92 @@ constexpr std::int64_t page = kv_page_tokens;
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-/// Where byte j of block b of a position's codes is: see page.hpp.
-template <dtype Type>
-std::int64_t code_at(bool keys, std::int64_t dim, std::int64_t position, std::int64_t b, std::int64_t j) {
-  constexpr std::int64_t n = sizeof(formats::codec<Type>::block::qs);
-  return keys ? ((b * n + j) / 4 * page + position) * 4 + j % 4 : position * dim / 32 * n + b * n + j;
-}
-template <dtype Type>
-std::uint8_t key_flip(bool keys) {
-  return keys && Type == dtype::q8_0 ? kv_key_bias : 0;
-}
+/// How blocks of keys or of values lie in a page: see page.hpp.
+template <dtype Type, bool Keys>
+struct page_blocks {
+  static constexpr bool fifth_bits = Keys && Type == dtype::q4_0;
+  using codec = formats::codec<fifth_bits ? dtype::q5_0 : Type>;
+  using block = typename codec::block;
+  static constexpr std::int64_t n = sizeof(block::qs);             ///< Codes of a block, in bytes.
+  static constexpr std::int64_t bytes = n + (fifth_bits ? 4 : 0);  ///< With fifth bits.
+  static constexpr std::uint8_t flip = Keys && Type == dtype::q8_0 ? kv_key_bias : 0;
 
-/// What one head has in a page, as f32: keys [head_dim, page] or values [page, head_dim]. `element(d, i)`: where number
-/// d of position i goes.
-template <dtype Type, class Element>
-void load_quantized(const std::byte* from, std::int64_t dim, bool keys, Element element) {
-  using codec = formats::codec<Type>;
-  constexpr std::int64_t n = sizeof(codec::block::qs);
-  const std::uint8_t* const codes = reinterpret_cast<const std::uint8_t*>(from);
-  const std::uint8_t* const scales = codes + page * dim / 32 * n;
+  /// Where byte j of block b of a position is, among `bytes`.
+  static std::int64_t at(std::int64_t dim, std::int64_t position, std::int64_t b, std::int64_t j) {
+    return Keys ? ((b * bytes + j) / 4 * page + position) * 4 + j % 4 : position * dim / 32 * n + b * n + j;
+  }
+  static std::int64_t scale_at(std::int64_t dim, std::int64_t position, std::int64_t b) {
+    return page * dim / 32 * bytes + 2 * (b * page + position);
+  }
+
+  static block load(const std::uint8_t* from, std::int64_t dim, std::int64_t position, std::int64_t b) {
+    block out;
+    std::memcpy(out.d, from + scale_at(dim, position, b), 2);
+    for (std::int64_t j = 0; j < n; ++j) out.qs[j] = from[at(dim, position, b, j)] ^ flip;
+    if constexpr (fifth_bits) {
+      std::uint32_t bits = 0;
+      for (std::int64_t j = 0; j < 32; ++j)
+        bits |= static_cast<std::uint32_t>(from[at(dim, position, b, n + j % 4)] >> (j / 4) & 1) << j;
+      formats::store_u32(out.qh, bits);
+    }
+    return out;
+  }
+  static void store(const block& from, std::int64_t dim, std::int64_t position, std::int64_t b, std::uint8_t* to) {
+    std::memcpy(to + scale_at(dim, position, b), from.d, 2);
+    for (std::int64_t j = 0; j < n; ++j) to[at(dim, position, b, j)] = from.qs[j] ^ flip;
+    if constexpr (fifth_bits) {
+      const std::uint32_t bits = formats::load_u32(from.qh);
+      for (std::int64_t byte = 0; byte < 4; ++byte) {
+        unsigned packed = 0;
+        for (std::int64_t bit = 0; bit < 8; ++bit) packed |= (bits >> (4 * bit + byte) & 1U) << bit;
+        to[at(dim, position, b, n + byte)] = static_cast<std::uint8_t>(packed);
+      }
+    }
+  }
+};
+
+/// What one head has in a page, as f32: keys [head_dim, page] or values [page, head_dim].
+template <dtype Type, bool Keys>
+void load_quantized(const std::byte* from, std::int64_t dim, float* out) {
+  using blocks = page_blocks<Type, Keys>;
   for (std::int64_t i = 0; i < page; ++i)
     for (std::int64_t b = 0; b < dim / 32; ++b) {
-      typename codec::block block;
-      std::memcpy(block.d, scales + 2 * (b * page + i), 2);
-      for (std::int64_t j = 0; j < n; ++j)
-        block.qs[j] = codes[code_at<Type>(keys, dim, i, b, j)] ^ key_flip<Type>(keys);
       float x[32];
-      codec::decode(block, x);
-      for (std::int64_t j = 0; j < 32; ++j) element(32 * b + j, i) = x[j];
+      blocks::codec::decode(blocks::load(reinterpret_cast<const std::uint8_t*>(from), dim, i, b), x);
+      for (std::int64_t j = 0; j < 32; ++j) out[Keys ? (32 * b + j) * page + i : i * dim + 32 * b + j] = x[j];
     }
 }
 
 /// The quantized numbers of one position.
-template <dtype Type>
-void store_quantized(const float* x, std::int64_t dim, bool keys, std::int64_t slot, std::byte* to) {
-  using codec = formats::codec<Type>;
-  constexpr std::int64_t n = sizeof(codec::block::qs);
-  std::uint8_t* const codes = reinterpret_cast<std::uint8_t*>(to);
-  std::uint8_t* const scales = codes + page * dim / 32 * n;
-  for (std::int64_t b = 0; b < dim / 32; ++b) {
-    typename codec::block block;
-    codec::encode(x + 32 * b, block);
-    std::memcpy(scales + 2 * (b * page + slot), block.d, 2);
-    for (std::int64_t j = 0; j < n; ++j)
-      codes[code_at<Type>(keys, dim, slot, b, j)] = block.qs[j] ^ key_flip<Type>(keys);
+template <dtype Type, bool Keys>
+void store_quantized(const float* x, std::int64_t dim, std::int64_t slot, std::byte* to) {
+  using blocks = page_blocks<Type, Keys>;
+  // A block of rotation is one or more blocks of 32.
+  const std::int64_t step = is_rotated_kv(Type) ? kv_rotation_block(dim) : 32;
+  for (std::int64_t first = 0; first < dim; first += step) {
+    float numbers[most_rotated];
+    std::memcpy(numbers, x + first, static_cast<std::size_t>(step) * sizeof(float));
+    if (is_rotated_kv(Type)) rotate_head(numbers, step);
+    for (std::int64_t d = 0; d < step; d += 32) {
+      typename blocks::block block;
+      blocks::codec::encode(numbers + d, block);
+      blocks::store(block, dim, slot, (first + d) / 32, reinterpret_cast<std::uint8_t*>(to));
+    }
   }
 }
 
+template <dtype Type>
+void load_quantized(const std::byte* from, std::int64_t dim, bool keys, float* out) {
+  keys ? load_quantized<Type, true>(from, dim, out) : load_quantized<Type, false>(from, dim, out);
+}
+template <dtype Type>
+void store_quantized(const float* x, std::int64_t dim, bool keys, std::int64_t slot, std::byte* to) {
+  keys ? store_quantized<Type, true>(x, dim, slot, to) : store_quantized<Type, false>(x, dim, slot, to);
+}
+
 void load(const std::byte* from, dtype type, std::int64_t dim, bool keys, float* out) {
-  const auto element = [&](std::int64_t d, std::int64_t i) -> float& { return out[keys ? d * page + i : i * dim + d]; };
-  if (type == dtype::q8_0) return load_quantized<dtype::q8_0>(from, dim, keys, element);
-  if (type == dtype::q4_0) return load_quantized<dtype::q4_0>(from, dim, keys, element);
+  if (type == dtype::q8_0) return load_quantized<dtype::q8_0>(from, dim, keys, out);
+  if (type == dtype::q4_0) return load_quantized<dtype::q4_0>(from, dim, keys, out);
   if (type == dtype::f16) {
     const std::uint16_t* halves = reinterpret_cast<const std::uint16_t*>(from);
     for (std::int64_t i = 0; i < page * dim; ++i) out[i] = f16_to_f32(halves[i]);
@@ -89,11 +126,13 @@ void store(const float* x, dtype type, std::int64_t dim, bool keys, std::int64_t
 }
 
 /// A query as the kernels see it beside quantized keys.
-void round_query(const float* q, std::int64_t dim, float* out) {
+void round_query(const float* q, dtype type, std::int64_t dim, float* out) {
+  std::memcpy(out, q, static_cast<std::size_t>(dim) * sizeof(float));
+  if (is_rotated_kv(type)) rotate_head(out, dim);
   for (std::int64_t b = 0; b < dim; b += 32) {
     std::int32_t codes[32];
-    const q8_scale s = q8_scale_of(peak_of(q + b));
-    round_codes(q + b, s.inverse, codes);
+    const q8_scale s = q8_scale_of(peak_of(out + b));
+    round_codes(out + b, s.inverse, codes);
     for (int i = 0; i < 32; ++i) out[b + i] = static_cast<float>(codes[i]) * s.scale;
   }
 }
@@ -129,11 +168,10 @@ void score(const attention_args& args, const float* q, const float* keys, std::i
 
 void store_kv_generic(const store_kv_args& args, std::int64_t kv_head) {
   const std::int64_t dim = args.head_dim;
-  const std::size_t head = kv_head_bytes(args.kv_type, dim);
   for (std::int64_t t = 0; t < args.n_tokens; ++t) {
     const std::int64_t position = args.first_position + t;
-    std::byte* const k = args.kv_pages[position / page] + static_cast<std::size_t>(kv_head) * head;
-    std::byte* const v = k + static_cast<std::size_t>(args.n_kv_heads) * head;
+    std::byte* const k = args.kv_pages[position / page] + kv_keys_offset(args.kv_type, dim, kv_head);
+    std::byte* const v = args.kv_pages[position / page] + kv_values_offset(args.kv_type, args.n_kv_heads, dim, kv_head);
     store(args.k + t * args.k_stride + kv_head * dim, args.kv_type, dim, true, position % page, k);
     store(args.v + t * args.v_stride + kv_head * dim, args.kv_type, dim, false, position % page, v);
   }
@@ -154,9 +192,8 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
   std::int64_t high[row_group];
   const std::int64_t dim = args.head_dim;
   const std::int64_t group = args.n_heads / args.n_kv_heads;
-  const std::size_t head = kv_head_bytes(args.kv_type, dim);
-  const std::size_t k_offset = static_cast<std::size_t>(kv_head) * head;
-  const std::size_t v_offset = static_cast<std::size_t>(args.n_kv_heads + kv_head) * head;
+  const std::size_t k_offset = kv_keys_offset(args.kv_type, dim, kv_head);
+  const std::size_t v_offset = kv_values_offset(args.kv_type, args.n_kv_heads, dim, kv_head);
   const bool rounded = is_quantized_kv(args.kv_type);
   float* const queries = scratch + page * dim;
   const std::int64_t row_last = token_end * group;
@@ -175,7 +212,7 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
     };
     for (std::int64_t r = 0; r < rows; ++r) {
       std::memset(output(r), 0, static_cast<std::size_t>(dim) * sizeof(float));
-      if (rounded) round_query(given_query(r), dim, queries + r * dim);
+      if (rounded) round_query(given_query(r), args.kv_type, dim, queries + r * dim);
       const bool sink = args.sinks != nullptr;
       states[r] = {sink ? args.sinks[kv_head * group + (begin + r) % group] : -HUGE_VALF, sink ? 1.0f : 0.0f};
     }
@@ -197,6 +234,7 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
       float* out = output(r);
       const float inverse = 1 / states[r].denominator;
       for (std::int64_t d = 0; d < dim; ++d) out[d] *= inverse;
+      if (is_rotated_kv(args.kv_type)) rotate_head(out, dim);
     }
   }
 }

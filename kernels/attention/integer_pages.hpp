@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels/attention/attention.hpp"
+#include "kernels/attention/rotation.hpp"
 #include "kernels/q8_codes.hpp"
 
 namespace flywheel::inline v0::kernels {
@@ -36,8 +37,9 @@ class integer_pages {
   static constexpr std::int64_t page = kv_page_tokens;
   static constexpr int width = S::width;
   static constexpr int block_vectors = 32 / width;                           ///< Of a block of dimensions.
-  static constexpr std::int64_t code_bytes = Type == dtype::q8_0 ? 32 : 16;  ///< Of a block of a position.
-  static constexpr int bias = Type == dtype::q8_0 ? kv_key_bias : 8;
+  static constexpr std::int64_t code_bytes = Type == dtype::q8_0 ? 32 : 16;  ///< Of a block of a position's values.
+  static constexpr std::int64_t key_bytes = kv_key_block_bytes(Type) - 2;    ///< Of its keys.
+  static constexpr int bias = Type == dtype::q8_0 ? kv_key_bias : 16;
   static constexpr float levels = 32767;
   static_assert(32 % width == 0 && page % (2 * width) == 0);
 
@@ -46,14 +48,15 @@ class integer_pages {
 
   static std::int64_t scratch(std::int64_t dim, std::int64_t rows) {
     const std::int64_t blocks = dim / 32;
-    return page * dim / 2 + page * dim / 4 + (3 * page + 1) * blocks + rows * (dim / 4 + 2 * blocks) + width;
+    return page * dim / 2 + page * dim / 4 + (3 * page + 1) * blocks + rows * (dim / 4 + 2 * blocks) + width +
+           (is_rotated_kv(Type) ? dim : 0);
   }
 
   integer_pages(const attention_args& args, std::int64_t kv_head, std::int64_t rows, float* scratch)
       : dim_(args.head_dim),
         blocks_(dim_ / 32),
-        k_offset_(kv_head * page * blocks_ * (code_bytes + 2)),
-        v_offset_((args.n_kv_heads + kv_head) * page * blocks_ * (code_bytes + 2)),
+        k_offset_(static_cast<std::int64_t>(kv_keys_offset(Type, dim_, kv_head))),
+        v_offset_(static_cast<std::int64_t>(kv_values_offset(Type, args.n_kv_heads, dim_, kv_head))),
         values_(reinterpret_cast<std::int32_t*>(scratch)),
         wide_keys_(values_ + page * dim_ / 2),
         key_scales_(reinterpret_cast<float*>(wide_keys_ + page * dim_ / 4)),
@@ -62,9 +65,15 @@ class integer_pages {
         steps_(weights_ + page * blocks_),
         query_scales_(steps_ + blocks_),
         starts_(reinterpret_cast<std::int32_t*>(query_scales_ + rows * blocks_)),
-        queries_(starts_ + rows * blocks_) {}
+        queries_(starts_ + rows * blocks_),
+        turned_(reinterpret_cast<float*>(queries_ + rows * dim_ / 4)) {}
 
   void set_query(std::int64_t row, const float* q, float factor) {
+    if constexpr (is_rotated_kv(Type)) {
+      for (std::int64_t d = 0; d < dim_; ++d) turned_[d] = q[d];
+      rotate_head(turned_, dim_);
+      q = turned_;
+    }
     for (std::int64_t b = 0; b < blocks_; ++b) {
       std::int32_t codes[32];
       const q8_scale s = q8_scale_of(peak_of(q + 32 * b));
@@ -85,11 +94,12 @@ class integer_pages {
     ahead_ = reinterpret_cast<std::uintptr_t>(next) - reinterpret_cast<std::uintptr_t>(from);
     const std::byte* const k = from + k_offset_;
     const std::byte* const v = from + v_offset_;
-    const std::int64_t codes = page * blocks_ * code_bytes;
+    const std::byte* const key_scales = k + page * blocks_ * key_bytes;
+    const std::byte* const value_scales = v + page * blocks_ * code_bytes;
     for (std::int64_t i = 0; i < page * blocks_; i += width) {
-      if (2 * i % 64 == 0) prefetch(k + codes + 2 * i), prefetch(v + codes + 2 * i);
-      S::store(key_scales_ + i, S::load_f16(k + codes + 2 * i));
-      S::store(value_scales_ + i, S::load_f16(v + codes + 2 * i));
+      if (2 * i % 64 == 0) prefetch(key_scales + 2 * i), prefetch(value_scales + 2 * i);
+      S::store(key_scales_ + i, S::load_f16(key_scales + 2 * i));
+      S::store(value_scales_ + i, S::load_f16(value_scales + 2 * i));
     }
     if constexpr (Type == dtype::q8_0) {
       keys_ = k;
@@ -218,18 +228,29 @@ class integer_pages {
     }
   }
 
-  /// q4_0: a line of 4 bytes per position becomes two lines of 4 codes.
+  /// q4_0: a line of 4 bytes per position becomes two lines of 4 codes, with bits `Line` and `Line` + 4 of each byte of
+  /// `fifths`.
+  template <int Line>
+  static void widen_line(const std::byte* from, W fifths, std::byte* to) {
+    const W low_bits = S::set1_byte(15), fifth = S::set1_byte(16);
+    const W x = S::load_bytes(from + 4 * page * Line);
+    to += 4 * page * Line;
+    S::store_bytes(to, S::merge(S::and_bits(S::template shift_words<Line - 4>(fifths), fifth), x, low_bits));
+    S::store_bytes(to + 16 * page, S::merge(S::and_bits(S::template shift_words<Line>(fifths), fifth),
+                                            S::template shift_words<4>(x), low_bits));
+  }
   void widen_keys(const std::byte* from) const {
-    const W low_bits = S::set1_byte(15);
-    std::byte* const to = reinterpret_cast<std::byte*>(wide_keys_);
-    for (std::int64_t b = 0; b < blocks_; ++b)
-      for (std::int64_t line = 0; line < 4; ++line)
-        for (std::int64_t i = 0; i < 4 * page; i += 4 * width, from += 4 * width) {
-          const W x = S::load_bytes(from);
-          std::byte* const at = to + (8 * b + line) * 4 * page + i;
-          S::store_bytes(at, S::and_bits(x, low_bits));
-          S::store_bytes(at + 16 * page, S::and_bits(S::template shift<4>(x), low_bits));
-        }
+    std::byte* to = reinterpret_cast<std::byte*>(wide_keys_);
+    // widen_values() asks for as much of the next page's keys as there are values.
+    for (std::int64_t i = page * blocks_ * code_bytes; i < page * blocks_ * key_bytes; i += 64) prefetch(from + i);
+    for (std::int64_t b = 0; b < blocks_; ++b, from += page * key_bytes, to += 32 * page)
+      for (std::int64_t i = 0; i < 4 * page; i += 4 * width) {
+        const W fifths = S::load_bytes(from + 16 * page + i);
+        widen_line<0>(from + i, fifths, to + i);
+        widen_line<1>(from + i, fifths, to + i);
+        widen_line<2>(from + i, fifths, to + i);
+        widen_line<3>(from + i, fifths, to + i);
+      }
   }
 
   /// Two positions' codes of 16 bits in each word; asks for the next page's keys and values on the way.
@@ -267,6 +288,7 @@ class integer_pages {
   float* query_scales_;      ///< [rows, blocks]
   std::int32_t* starts_;     ///< [rows, blocks]: -bias times the sum of the query's codes
   std::int32_t* queries_;    ///< [rows, dim / 4]: four codes each
+  float* turned_;            ///< [dim]: a query while it is rotated; q4_0 only
   const std::byte* keys_ = nullptr;
   std::uintptr_t ahead_ = 0;  ///< From the page to the one after it.
   std::int64_t low_ = 0, high_ = 0;

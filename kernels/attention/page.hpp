@@ -7,12 +7,16 @@
 //   f32    the same                                    the same
 //   q8_0   head_dim / 4 lines of 4 codes + 128,        one line of head_dim codes,
 //          head_dim / 32 lines of one f16 scale        head_dim / 32 lines of one f16 scale
-//   q4_0   head_dim / 8 lines of 4 bytes of codes,     one line of head_dim / 2 bytes of codes,
+//   q4_0   head_dim / 32 * 5 lines of 4 bytes,         one line of head_dim / 2 bytes of codes,
 //          head_dim / 32 lines of one f16 scale        head_dim / 32 lines of one f16 scale
 //
 // Keys are transposed, so that scores of neighbouring positions are computed in neighbouring lanes; four codes together
 // are what integer dot products take. Blocks of 32 along head_dim are those of formats/q8_0.hpp and q4_0.hpp: bytes
 // 4 i .. 4 i + 3 of a block are in its i-th line.
+//
+// q4_0 pages hold rotated heads (rotation.hpp). Errors of keys move scores and cost more than those of values, so keys
+// have a fifth bit, which makes 5 bits for a number on average: their blocks are those of formats/q5_0.hpp, 4 lines of
+// low bits like values' codes, and a line of fifth bits: that of number 4 i + j is bit i of byte j.
 #pragma once
 
 #include <cstddef>
@@ -31,21 +35,37 @@ inline constexpr int kv_key_bias = 128;
 
 // Static functions: a kernel's object file must not share symbols with another's.
 
-/// Bytes of 32 numbers; 0 for what pages cannot hold.
+/// Bytes of 32 numbers of values; 0 for what pages cannot hold.
 static constexpr std::size_t kv_block_bytes(dtype type) noexcept {
   return type == dtype::f32 ? 128 : type == dtype::f16 ? 64 : type == dtype::q8_0 ? 34 : type == dtype::q4_0 ? 18 : 0;
+}
+/// Bytes of 32 numbers of keys.
+static constexpr std::size_t kv_key_block_bytes(dtype type) noexcept {
+  return kv_block_bytes(type) + (type == dtype::q4_0 ? 4 : 0);
 }
 static constexpr bool is_quantized_kv(dtype type) noexcept { return type == dtype::q8_0 || type == dtype::q4_0; }
 /// head_dim must be a multiple of this.
 static constexpr std::int64_t kv_granularity(dtype type) noexcept { return is_quantized_kv(type) ? 32 : 8; }
 
-/// Bytes of the keys, or of the values, of one head in a page: the same for both.
-static constexpr std::size_t kv_head_bytes(dtype type, std::int64_t head_dim) noexcept {
+/// Bytes of the keys, and of the values, of one head in a page.
+static constexpr std::size_t kv_keys_bytes(dtype type, std::int64_t head_dim) noexcept {
+  return static_cast<std::size_t>(kv_page_tokens * head_dim) / 32 * kv_key_block_bytes(type);
+}
+static constexpr std::size_t kv_values_bytes(dtype type, std::int64_t head_dim) noexcept {
   return static_cast<std::size_t>(kv_page_tokens * head_dim) / 32 * kv_block_bytes(type);
 }
 /// Bytes of one page of one layer.
 static constexpr std::size_t kv_page_bytes(dtype type, std::int64_t n_kv_heads, std::int64_t head_dim) noexcept {
-  return 2 * static_cast<std::size_t>(n_kv_heads) * kv_head_bytes(type, head_dim);
+  return static_cast<std::size_t>(n_kv_heads) * (kv_keys_bytes(type, head_dim) + kv_values_bytes(type, head_dim));
+}
+/// Where a head's keys and values begin in a page.
+static constexpr std::size_t kv_keys_offset(dtype type, std::int64_t head_dim, std::int64_t kv_head) noexcept {
+  return static_cast<std::size_t>(kv_head) * kv_keys_bytes(type, head_dim);
+}
+static constexpr std::size_t kv_values_offset(dtype type, std::int64_t n_kv_heads, std::int64_t head_dim,
+                                              std::int64_t kv_head) noexcept {
+  return static_cast<std::size_t>(n_kv_heads) * kv_keys_bytes(type, head_dim) +
+         static_cast<std::size_t>(kv_head) * kv_values_bytes(type, head_dim);
 }
 
 /// `count` lines of kv_page_tokens * position_bytes each.
@@ -59,7 +79,7 @@ struct kv_head_lines {
 };
 
 static constexpr kv_head_lines kv_key_lines(dtype type, std::int64_t head_dim) noexcept {
-  const std::size_t dim = static_cast<std::size_t>(head_dim), block = kv_block_bytes(type);
+  const std::size_t dim = static_cast<std::size_t>(head_dim), block = kv_key_block_bytes(type);
   if (is_quantized_kv(type)) return {{dim / 32 * (block - 2) / 4, 4}, {dim / 32, 2}};
   return {{dim, block / 32}, {}};
 }

@@ -1,11 +1,26 @@
 // Specification of attention, in double, over plain K and V:  out = softmax(scale q K^T) V
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace flywheel::inline v0::kernels::reference {
+
+/// H x / sqrt(n) for each block of n numbers, n a power of two: see rotation.hpp.
+inline std::vector<double> rotate(const std::vector<double>& x, std::size_t n) {
+  std::vector<double> y(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    for (std::size_t j = 0; j < n; ++j) {
+      const double term = x[i / n * n + j];
+      y[i] += std::popcount(i % n & j) % 2 == 0 ? term : -term;
+    }
+    y[i] /= std::sqrt(static_cast<double>(n));
+  }
+  return y;
+}
 
 /// One head of one token. k, v: [positions, head_dim]; sees positions [first, last]. sink: extra logit, or null.
 inline std::vector<double> attention(const float* q, const float* k, const float* v, std::int64_t head_dim,

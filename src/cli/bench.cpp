@@ -47,6 +47,10 @@ action declare_model(CLI::App& app) {
   };
   tokens("-p,--prompt-tokens", args->work.prompt, "Tokens of the prefill", 1);
   tokens("-n,--max-tokens", args->work.generate, "Tokens to decode", 1);
+  app.add_option("--sessions", args->work.sessions,
+                 "Sequences to decode together, in one batch; their tokens per second are compared with one alone")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
   tokens("--depth", args->work.depth, "Tokens that are in the context before the prefill, and before decoding", 0);
   app.add_option("-r,--repetitions", args->work.repetitions, "How often")
       ->check(CLI::Range(1, 1000))
@@ -60,7 +64,8 @@ action declare_model(CLI::App& app) {
       "Examples:\n"
       "  flywheel bench model model.gguf -t 2\n"
       "  flywheel bench model tinyllama-1.1b --type q8_0 -p 512 -n 128 --json\n"
-      "  flywheel bench model tinyllama-1.1b --depth 4096 -r 5");
+      "  flywheel bench model tinyllama-1.1b --depth 4096 -r 5\n"
+      "  flywheel bench model tinyllama-1.1b -t 2 --sessions 8");
   return [args, type] {
     args->type_given = type->count() > 0;
     return bench_model(*args);

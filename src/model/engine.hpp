@@ -1,4 +1,4 @@
-// What a session needs from a compiled model: run one chunk of tokens. The boundary between sessions (tokens, cache,
+// What sessions need from a compiled model: run one chunk of tokens. The boundary between sessions (tokens, cache,
 // sampling) and graphs (what is computed, by whom).
 #pragma once
 
@@ -11,18 +11,11 @@
 
 #include "flywheel/core/result.hpp"
 #include "flywheel/text/tokenizer.hpp"
+#include "src/model/kv_layout.hpp"
 
 namespace flywheel::inline v0::detail {
 
 class kv_cache;
-
-/// What the cache must hold, the same for all layers.
-struct kv_layout {
-  std::int32_t n_layers = 0;
-  std::int32_t n_kv_heads = 0;
-  std::int32_t head_dim = 0;
-  friend bool operator==(const kv_layout&, const kv_layout&) = default;
-};
 
 /// Consecutive tokens of one sequence, at the positions behind those of its cache.
 struct chunk_part {
@@ -40,9 +33,10 @@ struct encoder_facts {
   std::int32_t n_scores = 0;       ///< What its classification head gives for a text; 0: it has none.
 };
 
-/// One forward pass. Tokens see each other causally, and every position already in the cache.
+/// One forward pass. Tokens of a sequence see each other causally, and every position already in their cache; those of
+/// different sequences do not see each other. All caches hold the same type of numbers.
 struct chunk {
-  std::span<const token_id> ids;              ///< [n_tokens], at positions first_position ..; not empty, ids in range.
+  std::span<const token_id> ids;              ///< [n_tokens] of all sequences; not empty, ids in range.
   std::span<const chunk_part> parts;          ///< Their n_tokens add up to ids.size().
   std::span<const std::int32_t> token_types;  ///< [n_tokens], for encoders; empty: all 0.
   std::span<const std::int32_t> output_rows;  ///< Which of the tokens need outputs, ascending; may be empty.
@@ -61,7 +55,7 @@ class workspace {
 class engine {
  public:
   virtual ~engine() = default;
-  [[nodiscard]] virtual kv_layout kv() const = 0;
+  [[nodiscard]] virtual const kv_layout& kv() const = 0;
   [[nodiscard]] virtual std::int32_t n_vocab() const = 0;
   [[nodiscard]] virtual std::int32_t n_embd() const = 0;
   [[nodiscard]] virtual std::int32_t n_ctx_train() const = 0;
@@ -72,9 +66,10 @@ class engine {
   /// For chunks of at most n_batch tokens. Errors: invalid_argument, out_of_memory.
   [[nodiscard]] virtual result<std::unique_ptr<workspace>> new_workspace(std::int32_t n_batch) const = 0;
   [[nodiscard]] virtual std::size_t workspace_bytes(std::int32_t n_batch) const = 0;
-  /// Writes the cache's rows of these positions and `out`: [output_rows.size(), n_vocab, n_embd or n_scores] floats. A
-  /// token's results are the same bit for bit however the tokens are cut into chunks. Cancelled within one layer. On
-  /// error the contents of those cache rows and of `out` are unspecified; everything else is untouched.
+  /// Writes the caches' rows of these positions, their next states, and `out`: [output_rows.size(), n_vocab, n_embd or
+  /// n_scores] floats. A token's results are the same bit for bit however the tokens are cut into chunks, and whatever
+  /// other sequences are in the chunk. Cancelled within one layer. On error the contents of those rows, states and `out`
+  /// are unspecified; everything else is untouched.
   [[nodiscard]] virtual result<void> forward(const chunk& c, workspace& w, std::span<float> out) const = 0;
 };
 

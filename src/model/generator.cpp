@@ -116,15 +116,20 @@ void generator::stop() {
   phase_ = phase::over;
 }
 
-result<bool> generator::choose_next() {
-  const bool limited = options_.max_tokens >= 0;
-  progress_.report(made_.ids.size(), limited ? static_cast<std::uint64_t>(options_.max_tokens) : 0);
-  if (limited && made_.ids.size() >= static_cast<std::size_t>(options_.max_tokens))
+bool generator::needs_logits() noexcept {
+  if (phase_ != phase::running) return false;
+  if (options_.max_tokens >= 0 && made_.ids.size() >= static_cast<std::size_t>(options_.max_tokens))
     return end(stop_reason::length), false;
   if (options_.control.stopped()) return end(stop_reason::cancelled), false;
   if (session_.tokens.size() >= static_cast<std::size_t>(session_.options.n_ctx) &&
       session_.options.when_full == when_full::refuse)
     return end(stop_reason::context_full), false;
+  return true;
+}
+
+result<bool> generator::choose_next() {
+  progress_.report(made_.ids.size(), options_.max_tokens >= 0 ? static_cast<std::uint64_t>(options_.max_tokens) : 0);
+  if (!needs_logits()) return false;
   if (result<void> done = session_.compute(quiet_); !done) {
     if (done.error().code == errc::cancelled) return end(stop_reason::cancelled), false;
     return std::move(done).error();

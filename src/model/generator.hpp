@@ -20,6 +20,9 @@ class generator {
   /// Makes the next step; false when there is none. After an error there is none, either; the session then holds the
   /// tokens of the steps before.
   [[nodiscard]] result<bool> next();
+  /// Whether next() will look at the session's logits and, when they are not there, compute them. False: it ends the
+  /// generation, or gives text that was held back.
+  [[nodiscard]] bool needs_logits() noexcept;
   [[nodiscard]] const generation_step& step() const noexcept { return step_; }
   /// The caller wants no more.
   void stop();

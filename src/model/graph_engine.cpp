@@ -33,7 +33,6 @@ class graph_workspace final : public workspace {
   std::size_t scratch_offset = 0;
   std::int32_t n_batch = 0;
   std::vector<device::sequence_slice> sequences;  ///< Filled for each chunk.
-  std::vector<std::byte* const*> pages;
   buffer memory;
 };
 
@@ -130,6 +129,7 @@ class graph_engine final : public engine {
       FLYWHEEL_TRY(graphs_[i]->parts, device::partition(graphs_[i]->whole, devices));
     }
     encoder_ = encoder_facts_of(file, largest().whole);
+    FLYWHEEL_TRY(kv_, layout_of(largest().whole));
     digest_ = digest_of(file);
     return {};
   }
@@ -162,10 +162,7 @@ class graph_engine final : public engine {
   [[nodiscard]] const hyperparameters& parameters() const { return parameters_; }
   [[nodiscard]] std::size_t weight_bytes() const { return weights_->bytes(); }
 
-  kv_layout kv() const override {
-    return {static_cast<std::int32_t>(parameters_.n_layers), static_cast<std::int32_t>(parameters_.n_kv_heads),
-            static_cast<std::int32_t>(parameters_.head_dim)};
-  }
+  const kv_layout& kv() const override { return kv_; }
   std::int32_t n_vocab() const override { return static_cast<std::int32_t>(parameters_.n_vocab); }
   std::int32_t n_embd() const override { return static_cast<std::int32_t>(parameters_.n_embd); }
   std::int32_t n_ctx_train() const override {
@@ -178,7 +175,6 @@ class graph_engine final : public engine {
     return guarded([&]() -> result<std::unique_ptr<workspace>> {
       FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
       w->sequences.reserve(static_cast<std::size_t>(n_batch));
-      w->pages.reserve(static_cast<std::size_t>(n_batch) * static_cast<std::size_t>(parameters_.n_layers));
       FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + scratch_bytes(n_batch), ctx_.memory()));
       return std::unique_ptr<workspace>(std::move(w));
     });
@@ -202,15 +198,15 @@ class graph_engine final : public engine {
     if (out.size() < c.output_rows.size() * static_cast<std::size_t>(g.whole.at(g.whole.outputs[0]).cols))
       return error{errc::invalid_argument, "the memory for the results is too small", "forward"};
     w.sequences.clear();
-    w.pages.clear();
     for (const chunk_part& p : c.parts) {
       device::sequence_slice slice;
       slice.n_tokens = p.n_tokens;
       slice.n_ctx = p.n_ctx;
       if (p.cache != nullptr) {
         slice.first_position = p.cache->size();
-        slice.pages = w.pages.data() + w.pages.size();
-        for (std::int32_t layer = 0; layer < parameters_.n_layers; ++layer) w.pages.push_back(p.cache->pages(layer));
+        slice.pages = p.cache->pages();
+        slice.state = p.cache->states();
+        slice.next_state = p.cache->next_states();
       }
       w.sequences.push_back(slice);
     }
@@ -245,6 +241,7 @@ class graph_engine final : public engine {
   hyperparameters parameters_;
   std::optional<encoder_facts> encoder_;
   std::uint64_t digest_ = 0;
+  kv_layout kv_;
   std::shared_ptr<const device::device> cpu_;
   std::shared_ptr<const device::device_weights> weights_;
   std::array<std::unique_ptr<compiled_graph>, graph_kinds> graphs_;

@@ -1,23 +1,24 @@
 // Files of session state. Little-endian:
 //
 //   char magic[8]        "FLYWKV\r\n": a transfer that changes line ends breaks it
-//   u32 version          1
+//   u32 version          2
 //   u32 flags            bit 0: logits are present
 //   u64 model            engine::digest()
+//   u64 layout           kv_layout::digest()
 //   u32 kv_type          a dtype
-//   u32 n_layers, n_kv_heads, head_dim, n_vocab
+//   u32 n_vocab
 //   u32 page_tokens      kv_page_tokens: it is part of the layout of the rows
+//   u32 reserved         0
 //   u64 n_tokens         all tokens
-//   u64 n_cached         the first of them, whose keys and values follow
+//   u64 n_cached         the first of them, which have been computed
 //   i32 tokens[n_tokens]
 //   f32 logits[n_vocab]  when present: after the last token
-//   keys and values      n_cached positions, in the order of kv_cache::visit
+//   keys and values      of the cached positions that are still seen, and recurrent states: see kv_cache::visit
 //   u64 checksum         XXH64 of everything before
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -31,7 +32,7 @@ namespace flywheel::inline v0 {
 namespace {
 
 constexpr std::array<char, 8> magic = {'F', 'L', 'Y', 'W', 'K', 'V', '\r', '\n'};
-constexpr std::uint32_t version = 1;
+constexpr std::uint32_t version = 2;
 constexpr std::uint32_t has_logits_flag = 1;
 constexpr std::size_t header_bytes = 64;
 constexpr std::size_t checksum_bytes = 8;
@@ -45,28 +46,25 @@ error mismatch(std::string message) { return {errc::invalid_argument, std::move(
 
 struct header {
   std::uint32_t version = 0, flags = 0;
-  std::uint64_t model = 0;
-  std::uint32_t kv_type = 0, n_layers = 0, n_kv_heads = 0, head_dim = 0, n_vocab = 0, page_tokens = 0;
+  std::uint64_t model = 0, layout = 0;
+  std::uint32_t kv_type = 0, n_vocab = 0, page_tokens = 0, reserved = 0;
   std::uint64_t n_tokens = 0, n_cached = 0;
 
   /// Calls f for each number in the order of the file.
   template <class Self, class F>
   static void each(Self& h, F&& f) {
-    f(h.version), f(h.flags), f(h.model), f(h.kv_type), f(h.n_layers), f(h.n_kv_heads), f(h.head_dim), f(h.n_vocab);
-    f(h.page_tokens), f(h.n_tokens), f(h.n_cached);
+    f(h.version), f(h.flags), f(h.model), f(h.layout), f(h.kv_type), f(h.n_vocab), f(h.page_tokens), f(h.reserved);
+    f(h.n_tokens), f(h.n_cached);
   }
 };
 
 header header_of(const session::state& s) {
-  const detail::kv_layout layout = s.cache.layout();
   header h;
   h.version = version;
   h.flags = s.has_logits ? has_logits_flag : 0;
   h.model = s.engine().digest();
+  h.layout = s.cache.layout().digest();
   h.kv_type = static_cast<std::uint32_t>(s.cache.kv_type());
-  h.n_layers = static_cast<std::uint32_t>(layout.n_layers);
-  h.n_kv_heads = static_cast<std::uint32_t>(layout.n_kv_heads);
-  h.head_dim = static_cast<std::uint32_t>(layout.head_dim);
   h.n_vocab = static_cast<std::uint32_t>(s.n_vocab());
   h.page_tokens = static_cast<std::uint32_t>(kv_page_tokens);
   h.n_tokens = s.tokens.size();
@@ -81,7 +79,7 @@ std::span<const std::byte> bytes_of(const T* data, std::size_t count) noexcept {
 
 std::size_t file_bytes(const session::state& s) {
   return header_bytes + s.tokens.size() * sizeof(token_id) + (s.has_logits ? s.logits.size() : 0) +
-         static_cast<std::size_t>(s.cache.size()) * s.cache.bytes_per_position() + checksum_bytes;
+         s.cache.stored_bytes(s.cache.size()) + checksum_bytes;
 }
 
 /// Gives the file piece by piece.
@@ -125,8 +123,7 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
                  "session file"};
   if ((h.flags & ~has_logits_flag) != 0) return malformed("unknown flags");
   const header own = header_of(s);
-  if (h.model != own.model || h.n_layers != own.n_layers || h.n_kv_heads != own.n_kv_heads ||
-      h.head_dim != own.head_dim || h.n_vocab != own.n_vocab)
+  if (h.model != own.model || h.layout != own.layout || h.n_vocab != own.n_vocab)
     return mismatch("the state belongs to another model");
   if (h.kv_type != own.kv_type)
     return mismatch("the state is " + std::string(to_string(static_cast<dtype>(h.kv_type))) +
@@ -138,12 +135,11 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
                     std::to_string(s.options.n_ctx) + "; create it with a larger n_ctx");
   if (h.n_cached > h.n_tokens) return malformed("more positions are cached than there are tokens");
   if (h.n_tokens == 0 && (h.flags & has_logits_flag) != 0) return malformed("logits without tokens");
-  // n_tokens fits 31 bits, and the sizes are this model's own, so only the last product could overflow.
-  const std::size_t rest = std::numeric_limits<std::size_t>::max() / 2 / std::max<std::size_t>(1, h.n_cached);
-  if (s.cache.bytes_per_position() > rest) return malformed("the lengths do not fit the address space");
+  if (h.reserved != 0) return malformed("the reserved number is not 0");
+  // Not more than n_ctx tokens, whose size the session has checked when it was made: nothing overflows.
   const std::size_t expected = header_bytes + h.n_tokens * sizeof(token_id) +
                                ((h.flags & has_logits_flag) != 0 ? s.logits.size() : 0) +
-                               h.n_cached * s.cache.bytes_per_position() + checksum_bytes;
+                               s.cache.stored_bytes(static_cast<std::int64_t>(h.n_cached)) + checksum_bytes;
   if (file.size() != expected)
     return malformed("the file is " + std::to_string(file.size()) + " bytes long, but should be " +
                      std::to_string(expected) + "; it is incomplete or damaged");
@@ -209,13 +205,11 @@ result<void> session::restore(std::span<const std::byte> bytes) {
     if (stored != sum.value()) return malformed("the checksum does not match; the file is damaged");
 
     FLYWHEEL_TRY(auto cache, detail::kv_cache::create(s.cache.layout(), s.cache.kv_type(), s.model->ctx.memory()));
-    const auto n_cached = static_cast<std::int64_t>(h.n_cached);
-    FLYWHEEL_CHECK(cache.reserve(n_cached));
-    cache.advance(n_cached);
-    FLYWHEEL_CHECK(cache.visit_writable([&](std::span<std::byte> piece) -> result<void> {
-      std::memcpy(piece.data(), take(piece.size()).data(), piece.size());
-      return {};
-    }));
+    FLYWHEEL_CHECK(
+        cache.restore(static_cast<std::int64_t>(h.n_cached), [&](std::span<std::byte> piece) -> result<void> {
+          std::memcpy(piece.data(), take(piece.size()).data(), piece.size());
+          return {};
+        }));
     // Nothing fails any more.
     if (has_logits) std::memcpy(s.logits.mutable_data(), logits.data(), logits.size());
     s.has_logits = has_logits;

@@ -52,23 +52,24 @@ void detail::paced_progress::report(std::uint64_t done, std::uint64_t total) {
 }
 
 result<std::unique_ptr<session::state>> session::state::create(std::shared_ptr<const flywheel::model::state> model,
-                                                               const session_options& options) {
+                                                               const session_options& options, bool alone) {
   const detail::engine& engine = *model->engine;
   std::pmr::memory_resource* memory = model->ctx.memory();
   FLYWHEEL_TRY(const detail::session_sizes sizes, detail::sizes_of(engine, options));
   FLYWHEEL_TRY(detail::kv_cache cache, detail::kv_cache::create(engine.kv(), options.kv_type, memory));
-  FLYWHEEL_TRY(auto work, engine.new_workspace(sizes.options.n_batch));
   const std::size_t row = sizeof(float) * static_cast<std::size_t>(engine.n_vocab());
   FLYWHEEL_TRY(buffer logits, buffer::allocate(row, memory));
-  FLYWHEEL_TRY(buffer next_logits, buffer::allocate(row, memory));
-  return std::unique_ptr<state>(new state{std::move(model),
-                                          sizes.options,
-                                          std::move(cache),
-                                          std::move(work),
-                                          std::move(logits),
-                                          std::move(next_logits),
-                                          {},
-                                          false});
+  auto made = std::unique_ptr<state>(
+      new state{std::move(model), sizes.options, std::move(cache), nullptr, std::move(logits), {}, {}, false});
+  if (alone) FLYWHEEL_CHECK(made->become_alone());
+  return made;
+}
+
+result<void> session::state::become_alone() {
+  FLYWHEEL_TRY(buffer row, buffer::allocate(logits.size(), model->ctx.memory()));
+  FLYWHEEL_TRY(work, engine().new_workspace(options.n_batch));
+  next_logits = std::move(row);
+  return {};
 }
 
 result<void> session::state::append(std::span<const token_id> ids, bool may_slide) {
@@ -130,7 +131,7 @@ result<void> session::state::compute(const control& control, const detail::row_r
     return error{errc::invalid_argument, "the session holds no tokens; prefill some first", "session"};
   if (rows == nullptr) {
     if (has_logits) return {};
-    if (cache.size() == static_cast<std::int64_t>(tokens.size())) cache.truncate(cache.size() - 1);
+    recompute_last();
   } else {
     cache.truncate(rows->first);
   }
@@ -159,7 +160,6 @@ result<void> session::state::compute_chunks(const control& control, const detail
   const std::span<float> last_logits(reinterpret_cast<float*>(next_logits.mutable_data()), n_vocab());
   detail::paced_progress progress(control.progress, "prefill");
 
-  FLYWHEEL_CHECK(cache.reserve(n));
   while (cache.size() < n) {
     if (control.stopped()) return cancelled();
     const std::int64_t begin = cache.size();
@@ -167,6 +167,7 @@ result<void> session::state::compute_chunks(const control& control, const detail
     if (limit > 0) select_rows(*rows, begin, end, limit, positions);
     const bool need_last = end == n;
 
+    FLYWHEEL_CHECK(cache.reserve(end));
     const detail::chunk_part whole{end - begin, &cache, options.n_ctx};
     detail::chunk c;
     c.ids = std::span(tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));

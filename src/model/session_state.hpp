@@ -50,14 +50,17 @@ struct session::state {
   std::shared_ptr<const flywheel::model::state> model;  // first: it goes last
   session_options options;                              // resolved
   detail::kv_cache cache;
-  std::unique_ptr<detail::workspace> work;
-  buffer logits;       // [n_vocab]
-  buffer next_logits;  // [n_vocab]: written by a computation and swapped when it has succeeded
+  std::unique_ptr<detail::workspace> work;  // none in a batch, which computes with its own
+  buffer logits;                            // [n_vocab]
+  buffer next_logits;  // [n_vocab]: written by a computation and swapped when it has succeeded; none in a batch
   std::vector<token_id> tokens;
   bool has_logits = false;
 
+  /// `alone`: with what compute() needs.
   [[nodiscard]] static result<std::unique_ptr<state>> create(std::shared_ptr<const flywheel::model::state> model,
-                                                             const session_options& options);
+                                                             const session_options& options, bool alone = true);
+  /// Gives a session that was in a batch what compute() needs. On error nothing has changed.
+  [[nodiscard]] result<void> become_alone();
   [[nodiscard]] const detail::engine& engine() const noexcept { return *model->engine; }
   [[nodiscard]] std::size_t n_vocab() const noexcept { return logits.size() / sizeof(float); }
   [[nodiscard]] std::span<const float> logits_view() const noexcept {
@@ -68,6 +71,15 @@ struct session::state {
   [[nodiscard]] result<void> append(std::span<const token_id> ids, bool may_slide);
   /// Appends one valid token; slides a full context. Allocates at most the token list's growth.
   void push(token_id id);
+  /// How many tokens have to be computed before the last one's logits are there.
+  [[nodiscard]] std::int64_t pending() const noexcept {
+    return has_logits ? 0 : static_cast<std::int64_t>(tokens.size()) - cache.size();
+  }
+  /// Makes the last token pending when its logits are missing though it is in the cache.
+  void recompute_last() noexcept {
+    const auto n = static_cast<std::int64_t>(tokens.size());
+    if (!has_logits && n > 0 && cache.size() == n) cache.truncate(n - 1);
+  }
   /// Computes what is missing, and the logits of the last token (recomputing it when only they are missing). On error
   /// the tokens are unchanged and whole chunks stay computed.
   [[nodiscard]] result<void> compute(const control& control, const detail::row_request* rows = nullptr);

@@ -1,6 +1,7 @@
 #include "flywheel/formats/formats.hpp"
 #include "kernel_test.hpp"
 #include "kernels/attention/reference.hpp"
+#include "kernels/attention/rotation.hpp"
 #include "kernels/matmul/reference.hpp"
 #include "tolerances.hpp"
 
@@ -29,6 +30,14 @@ std::vector<float> as_stored(const std::vector<float>& x, dtype type) {
   return y;
 }
 
+/// Heads as quantized pages of the type see them.
+std::vector<float> turned(std::vector<float> x, dtype type, std::int64_t head_dim) {
+  if (kernels::is_rotated_kv(type))
+    for (std::size_t i = 0; i < x.size(); i += static_cast<std::size_t>(head_dim))
+      kernels::rotate_head(x.data() + i, head_dim);
+  return x;
+}
+
 /// Queries, and a cache of first + n_tokens positions whose unused slots hold NaN.
 struct cache {
   cache(const kernel_set& set, const problem& s, random_source& random) : what(s) {
@@ -48,8 +57,8 @@ struct cache {
     const std::int64_t cut = random.below(positions + 1);
     store(set, 0, cut);
     store(set, cut, positions);
-    k = as_stored(raw_k, s.kv_type);
-    v = as_stored(raw_v, s.kv_type);
+    k = as_stored(turned(raw_k, s.kv_type, s.head_dim), s.kv_type == dtype::q4_0 ? dtype::q5_0 : s.kv_type);
+    v = as_stored(turned(raw_v, s.kv_type, s.head_dim), s.kv_type);
     round_queries();
   }
 
@@ -69,10 +78,10 @@ struct cache {
   }
 
   void round_queries() {
-    seen_q = q;
+    seen_q = turned(q, what.kv_type, what.head_dim);
     if (kernels::is_quantized_kv(what.kv_type))
       for (std::size_t i = 0; i < q.size(); i += 32)
-        kernels::reference::quantize_block32(q.data() + i, seen_q.data() + i);
+        kernels::reference::quantize_block32(seen_q.data() + i, seen_q.data() + i);
   }
 
   kernels::attention_args args(float* out) const {
@@ -125,10 +134,13 @@ struct cache {
         const std::int64_t last = what.first + t;
         const std::int64_t first = what.window > 0 ? std::max<std::int64_t>(0, last - what.window + 1) : 0;
         const std::size_t row = static_cast<std::size_t>((t * what.n_heads + h) * dim);
-        const std::vector<double> expected = kernels::reference::attention(
+        std::vector<double> expected = kernels::reference::attention(
             seen_q.data() + row, keys.data(), values.data(), dim, first, last,
             static_cast<double>(1 / std::sqrt(static_cast<float>(dim))), static_cast<double>(what.softcap),
             what.sinks ? &sinks[static_cast<std::size_t>(h)] : nullptr);
+        if (kernels::is_rotated_kv(what.kv_type))
+          expected =
+              kernels::reference::rotate(expected, static_cast<std::size_t>(kernels::kv_rotation_block(what.head_dim)));
         for (std::size_t d = 0; d < static_cast<std::size_t>(dim); ++d) {
           const double e = std::fabs(static_cast<double>(out[row + d]) - expected[d]) / largest;
           if (!(e <= worst)) worst = e;
@@ -197,6 +209,22 @@ double tolerance_of(dtype type) {
 }
 
 }  // namespace
+
+TEST_CASE("heads rotate as the Hadamard matrix says, and back", "[kernels][attention]") {
+  random_source random(3);
+  for (const std::int64_t dim : {1, 2, 8, 32, 64, 96, 80, 128, 256, 320, 512}) {
+    CAPTURE(dim);
+    const std::vector<float> x = random.numbers(static_cast<std::size_t>(dim));
+    std::vector<float> y = x;
+    kernels::rotate_head(y.data(), dim);
+    const auto n = static_cast<std::size_t>(kernels::kv_rotation_block(dim));
+    CHECK(n == std::min<std::size_t>(256, static_cast<std::size_t>(dim & -dim)));
+    const std::vector<double> want = kernels::reference::rotate({x.begin(), x.end()}, n);
+    for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::fabs(static_cast<double>(y[i]) - want[i]) < 1e-5);
+    kernels::rotate_head(y.data(), dim);
+    for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::fabs(y[i] - x[i]) < 1e-5F);
+  }
+}
 
 TEST_CASE("attention equals its reference", "[kernels][attention]") {
   random_source random(21);

@@ -5,23 +5,25 @@
 #include <thread>
 #include <vector>
 
+#include "fake_engine.hpp"
 #include "support/catch.hpp"
 #include "support/failing_new.hpp"
 
 namespace flywheel::detail {
 namespace {
 
+using test::alike;
 using test::fail_allocations;
 using test::failing_resource;
 
-constexpr kv_layout layout{3, 2, 8};
+const kv_layout layout = alike(3, 2, 8);
 constexpr std::size_t page = 2 * 2 * 8 * 64 * sizeof(float);  // one layer, f32
 
 /// Writes a mark into the rows of a position in every layer, where a kernel would: K transposed, V row by row.
 template <class F>
 void each_element(kv_cache& cache, std::int64_t position, F&& element) {
-  for (std::int32_t layer = 0; layer < layout.n_layers; ++layer) {
-    float* p = reinterpret_cast<float*>(cache.pages(layer)[position / 64]);
+  for (std::int32_t layer = 0; layer < 3; ++layer) {
+    float* p = reinterpret_cast<float*>(cache.pages(static_cast<std::size_t>(layer))[position / 64]);
     const std::int64_t row = position % 64;
     std::uint32_t index = 0;
     for (std::int64_t i = 0; i < 2 * 8; ++i) element(p[i * 64 + row], layer, index++);
@@ -76,7 +78,8 @@ TEST_CASE("pages appear on demand, keep their place and go on truncation", "[kv_
     CHECK(cache.bytes() == *kv_cache::bytes_for(layout, dtype::f32, 2065));
     CHECK(cache.bytes() == static_cast<std::size_t>(memory.live_bytes) + 3 * 64 * sizeof(void*));
     for (std::int32_t layer = 0; layer < 3; ++layer)
-      for (std::int64_t i = 0; i < 33; ++i) CHECK(reinterpret_cast<std::uintptr_t>(cache.pages(layer)[i]) % 64 == 0);
+      for (std::int64_t i = 0; i < 33; ++i)
+        CHECK(reinterpret_cast<std::uintptr_t>(cache.pages(static_cast<std::size_t>(layer))[i]) % 64 == 0);
 
     cache.truncate(128);
     CHECK(memory.live_blocks == 2);
@@ -107,7 +110,7 @@ TEST_CASE("fresh rows are zero, so that masked rows are numbers", "[kv_cache]") 
   REQUIRE(cache.reserve(64));
   bool zero = true;
   for (std::int32_t layer = 0; layer < 3; ++layer)
-    for (std::size_t i = 0; i < page; ++i) zero &= cache.pages(layer)[0][i] == std::byte{0};
+    for (std::size_t i = 0; i < page; ++i) zero &= cache.pages(static_cast<std::size_t>(layer))[0][i] == std::byte{0};
   CHECK(zero);
 }
 
@@ -232,21 +235,24 @@ TEST_CASE("running out of memory leaves the cache as it was", "[kv_cache]") {
 TEST_CASE("sizes are checked", "[kv_cache]") {
   CHECK(kv_cache::create(layout, dtype::q4_1).error().code == errc::invalid_argument);
   for (const dtype type : {dtype::q8_0, dtype::q4_0}) {
-    const error why = kv_cache::create({3, 2, 48}, type).error();
+    const error why = kv_cache::create(alike(3, 2, 48), type).error();
     CHECK(why.code == errc::invalid_argument);
     CHECK(why.message.find("use F16 or F32") != std::string::npos);
   }
-  CHECK(kv_cache::create({0, 1, 8}, dtype::f16).error().code == errc::invalid_argument);
-  CHECK(kv_cache::create({1, -1, 8}, dtype::f16).error().code == errc::invalid_argument);
-  CHECK(kv_cache::create({INT32_MAX, INT32_MAX, INT32_MAX}, dtype::f16).error().code == errc::invalid_argument);
-  CHECK(kv_cache::bytes_for({1 << 20, 1 << 20, 1 << 10}, dtype::f16, INT64_MAX / 2).error().code ==
+  CHECK(kv_cache::create(alike(0, 1, 8), dtype::f16)->bytes() == 0);  // a model without memory
+  CHECK(kv_cache::create({{kv_slot::recurring(0)}}, dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create({{kv_slot::recurring(INT64_MAX)}}, dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create(alike(1, -1, 8), dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::create(alike(2, INT32_MAX, INT32_MAX), dtype::f16).error().code == errc::invalid_argument);
+  CHECK(kv_cache::bytes_for(alike(1 << 10, 1 << 20, 1 << 10), dtype::f16, INT64_MAX / 2).error().code ==
         errc::out_of_memory);
   CHECK(*kv_cache::bytes_for(layout, dtype::f32, 0) == 0);
   CHECK(*kv_cache::bytes_for(layout, dtype::f32, 64) == 3 * page + 3 * 8 * sizeof(void*));
   CHECK(*kv_cache::bytes_for(layout, dtype::f16, 65) == 3 * page + 3 * 8 * sizeof(void*));
   // A position of a head is a row of the format: keys and values of 3 layers, 2 heads, 64 positions.
-  CHECK(*kv_cache::bytes_for({3, 2, 64}, dtype::q8_0, 64) == 3 * 2 * 2 * 64 * 68 + 3 * 8 * sizeof(void*));
-  CHECK(*kv_cache::bytes_for({3, 2, 64}, dtype::q4_0, 64) == 3 * 2 * 2 * 64 * 36 + 3 * 8 * sizeof(void*));
+  CHECK(*kv_cache::bytes_for(alike(3, 2, 64), dtype::q8_0, 64) == 3 * 2 * 2 * 64 * 68 + 3 * 8 * sizeof(void*));
+  // 4-bit keys have a fifth bit.
+  CHECK(*kv_cache::bytes_for(alike(3, 2, 64), dtype::q4_0, 64) == 3 * 2 * 64 * (44 + 36) + 3 * 8 * sizeof(void*));
 }
 
 TEST_CASE("the pieces of a file hold the filled rows and nothing else", "[kv_cache]") {
@@ -261,17 +267,16 @@ TEST_CASE("the pieces of a file hold the filled rows and nothing else", "[kv_cac
       bytes.insert(bytes.end(), piece.begin(), piece.end());
       return {};
     }));
-    CHECK(bytes.size() == static_cast<std::size_t>(n) * a.bytes_per_position());
+    CHECK(bytes.size() == static_cast<std::size_t>(n) * 3 * 2 * 2 * 8 * sizeof(float));
+    CHECK(bytes.size() == a.stored_bytes(n));
     for (std::size_t i = 0; i + 4 <= bytes.size(); i += 4) {
       float e = 0;
       std::memcpy(&e, &bytes[i], 4);
       if (std::fmod(e, 1.0F) != 0.25F) FAIL_CHECK("a row of another salt at " << i);
     }
     kv_cache b = make();
-    REQUIRE(b.reserve(n));
-    b.advance(n);
     std::size_t at = 0;
-    REQUIRE(b.visit_writable([&](std::span<std::byte> piece) -> result<void> {
+    REQUIRE(b.restore(n, [&](std::span<std::byte> piece) -> result<void> {
       std::memcpy(piece.data(), bytes.data() + at, piece.size());
       at += piece.size();
       return {};
@@ -286,6 +291,167 @@ TEST_CASE("the pieces of a file hold the filled rows and nothing else", "[kv_cac
     return {};
   });
   CHECK((!r && calls == 3));
+}
+
+/// Two layers that see everything, two with a window of 100, one with a state of 5 numbers, one without memory.
+const kv_layout mixed{{kv_slot::attending(1, 8), kv_slot::attending(2, 16, 100), kv_slot::recurring(5), kv_slot{},
+                       kv_slot::attending(1, 8), kv_slot::attending(2, 16, 100)}};
+constexpr std::size_t full_block = 2 * 2 * 8 * 64 * sizeof(float);
+constexpr std::size_t window_block = 2 * 2 * 2 * 16 * 64 * sizeof(float);
+
+/// Marks the first key of each position in every attending layer, and the state.
+void extend(kv_cache& cache, std::int64_t count, int salt) {
+  const std::int64_t begin = cache.size();
+  REQUIRE(cache.reserve(begin + count));
+  for (const std::size_t layer : {0U, 1U, 4U, 5U})
+    for (std::int64_t p = begin; p < begin + count; ++p)
+      reinterpret_cast<float*>(cache.pages(layer)[p / 64])[p % 64] = mark(p, static_cast<std::int32_t>(layer), 0, salt);
+  const auto* before = reinterpret_cast<const float*>(cache.states()[2]);
+  auto* after = reinterpret_cast<float*>(cache.next_states()[2]);
+  CHECK(before != after);
+  for (int i = 0; i < 5; ++i) after[i] = before[i] + static_cast<float>(count);
+  cache.advance(begin + count);
+}
+bool remembers(const kv_cache& cache, int salt) {
+  bool same = true;
+  for (const std::size_t layer : {0U, 1U, 4U, 5U})
+    for (std::int64_t p = layer % 4 == 0 ? 0 : std::max<std::int64_t>(0, cache.size() - 99); p < cache.size(); ++p)
+      same &= reinterpret_cast<const float*>(cache.pages(layer)[p / 64])[p % 64] ==
+              mark(p, static_cast<std::int32_t>(layer), 0, salt);
+  for (int i = 0; i < 5 && cache.size() > 0; ++i)
+    same &= reinterpret_cast<const float*>(cache.states()[2])[i] == static_cast<float>(cache.size());
+  return same && cache.states()[0] == nullptr && cache.pages(2) == nullptr && cache.pages(3) == nullptr;
+}
+
+TEST_CASE("blocks that left their window go, but for one", "[kv_cache]") {
+  failing_resource memory;
+  {
+    kv_cache cache = std::move(kv_cache::create(mixed, dtype::f32, &memory)).value();
+    for (const std::int64_t n : {1, 62, 1, 1, 99, 1, 1, 62, 27, 1, 500}) {
+      extend(cache, n, 1);
+      CAPTURE(cache.size());
+      CHECK(remembers(cache, 1));
+      CHECK(cache.bytes() == *kv_cache::bytes_for(mixed, dtype::f32, cache.size()));
+      const std::int64_t blocks = (cache.size() + 63) / 64;
+      const std::int64_t gone = std::max<std::int64_t>(0, (cache.size() - 99) / 64 - 1);
+      CHECK(memory.live_blocks == blocks + (blocks - gone) + 2);
+      CHECK(static_cast<std::size_t>(memory.live_bytes) == static_cast<std::size_t>(blocks) * full_block +
+                                                               static_cast<std::size_t>(blocks - gone) * window_block +
+                                                               2 * 64);
+    }
+    CHECK(cache.size() == 756);
+    cache.truncate(756);
+    CHECK(cache.size() == 756);
+    CHECK(!cache.can_truncate(755));  // the state has moved on
+    cache.truncate(755);
+    CHECK(cache.size() == 0);
+    CHECK(memory.live_blocks == 0);
+    extend(cache, 10, 2);
+    CHECK(remembers(cache, 2));
+  }
+  CHECK(memory.live_bytes == 0);
+}
+
+TEST_CASE("a window's past is there for a page, then a truncation forgets all", "[kv_cache]") {
+  kv_cache cache = std::move(kv_cache::create(alike(1, 1, 8, 100), dtype::f32)).value();
+  REQUIRE(cache.reserve(500));
+  cache.advance(500);
+  // 401 is the first that position 500 sees, in block 6; block 5 is spare: positions from 320 + 99 on have their past.
+  CHECK(cache.can_truncate(419));
+  CHECK(!cache.can_truncate(418));
+  cache.truncate(430);
+  CHECK(cache.size() == 430);
+  REQUIRE(cache.reserve(431));
+  cache.advance(431);
+  cache.truncate(418);
+  CHECK(cache.size() == 0);
+  REQUIRE(cache.reserve(1));
+  cache.advance(1);
+  CHECK(cache.size() == 1);
+}
+
+TEST_CASE("states are copied between forks when one of them goes on", "[kv_cache]") {
+  failing_resource memory;
+  {
+    kv_cache a = std::move(kv_cache::create(mixed, dtype::f32, &memory)).value();
+    extend(a, 300, 1);
+    const std::int64_t blocks = memory.live_blocks;
+    kv_cache b = std::move(a.fork()).value();
+    CHECK(memory.live_blocks == blocks);
+    extend(b, 7, 1);  // copies the last block of either group; needs a state of its own
+    CHECK(memory.live_blocks == blocks + 3);
+    CHECK(remembers(a, 1));
+    CHECK(remembers(b, 1));
+    extend(b, 1, 1);  // what was the state before is a's
+    CHECK(memory.live_blocks == blocks + 4);
+    CHECK(remembers(a, 1));
+    for (int i = 0; i < 10; ++i) extend(a, 30, 1), extend(b, 30, 1);
+    CHECK(remembers(a, 1));
+    CHECK(remembers(b, 1));
+    const std::uint64_t before = test::allocation_count();
+    extend(a, 1, 1);
+    CHECK(test::allocation_count() == before);  // a token allocates nothing
+  }
+  CHECK(memory.live_bytes == 0);
+}
+
+TEST_CASE("what a file holds of windows and states is enough to go on", "[kv_cache]") {
+  for (const std::int64_t n : {0, 1, 64, 100, 163, 164, 700}) {
+    CAPTURE(n);
+    kv_cache a = std::move(kv_cache::create(mixed, dtype::f32)).value();
+    if (n > 0) extend(a, n, 1);
+    std::vector<std::byte> bytes;
+    REQUIRE(a.visit([&](std::span<const std::byte> piece) -> result<void> {
+      bytes.insert(bytes.end(), piece.begin(), piece.end());
+      return {};
+    }));
+    CHECK(bytes.size() == a.stored_bytes(n));
+    CHECK(bytes.size() <= *kv_cache::bytes_for(mixed, dtype::f32, n));
+    failing_resource memory;
+    {
+      kv_cache b = std::move(kv_cache::create(mixed, dtype::f32, &memory)).value();
+      std::size_t at = 0;
+      const auto read = [&](std::span<std::byte> piece) -> result<void> {
+        std::memcpy(piece.data(), bytes.data() + at, piece.size());
+        at += piece.size();
+        return {};
+      };
+      memory.allocations_left = 3;
+      if (n > 64) CHECK(b.restore(n, read).error().code == errc::out_of_memory);
+      memory.allocations_left = -1;
+      kv_cache c = std::move(kv_cache::create(mixed, dtype::f32, &memory)).value();
+      REQUIRE(c.restore(n, read));
+      CHECK(at == bytes.size());
+      CHECK(remembers(c, 1));
+      extend(c, 90, 1);
+      CHECK(remembers(c, 1));
+    }
+    CHECK(memory.live_bytes == 0);
+  }
+}
+
+TEST_CASE("the layout comes from the nodes of a graph", "[kv_cache]") {
+  graph::graph g;
+  const auto attention = [&](std::int64_t layer, std::int64_t heads, std::int64_t window) {
+    graph::attention_attributes a;
+    a.layer = layer;
+    a.n_heads = a.n_kv_heads = heads;
+    a.head_dim = 16;
+    a.window = window;
+    g.nodes.push_back({graph::op::attention, {}, {}, a});
+  };
+  attention(0, 2, 0);
+  attention(2, 4, 64);
+  attention(2, 4, 128);  // shares the slot and sees more
+  CHECK(*layout_of(g) == kv_layout{{kv_slot::attending(2, 16), kv_slot{}, kv_slot::attending(4, 16, 128)}});
+  attention(2, 4, 0);
+  CHECK(layout_of(g)->slots[2].window == 0);
+  CHECK(layout_of(g)->digest() != kv_layout{}.digest());
+  attention(2, 2, 0);
+  CHECK(layout_of(g).error().code == errc::invalid_argument);
+  g.nodes.pop_back();
+  attention(-1, 2, 0);
+  CHECK(layout_of(g).error().code == errc::invalid_argument);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 namespace flywheel {
 namespace {
 
+using test::alike;
 using test::copy;
 using test::fake_model;
 using test::fake_shape;
@@ -299,7 +300,7 @@ TEST_CASE("cancellation anywhere leaves the session as it was", "[session]") {
   CHECK(cancelled(s.prefill(rest, {{}, stop.get_token()})));
   // An engine's other errors behave alike.
   m.engine->before_layer = [](std::int32_t, const detail::chunk& c) -> result<void> {
-    if (c.first_position == 26) return error{errc::device, "lost", {}};
+    if (c.parts[0].cache->size() == 26) return error{errc::device, "lost", {}};
     return {};
   };
   const result<void> r = s.prefill(rest);
@@ -445,6 +446,85 @@ TEST_CASE("a slide that fails leaves the session as it was", "[session]") {
   const std::vector<token_id> want = slid(ids, 64, 5);
   CHECK(copy(s.tokens()) == want);
   CHECK(copy(s.logits()) == logits_after(m, want));
+}
+
+TEST_CASE("windows and recurrent states change nothing but memory", "[session]") {
+  for (const detail::kv_layout& kv : {test::mixed_layers(), test::windowed_layers()}) {
+    CAPTURE(kv.slots.size());
+    fake_shape shape;
+    shape.kv = kv;
+    const fake_model m(shape);
+    session_options o = with(400, 48);
+    o.when_full = when_full::slide;
+    session s = m.open(o);
+    std::vector<session> others;
+    test::tiny_random random(3);
+    const auto below = [&](std::size_t n) {
+      return static_cast<std::size_t>(random.uniform() * static_cast<float>(n));
+    };
+    generate_options generating;
+    generating.max_tokens = 5;
+    generating.ignore_eos = true;
+    for (std::uint64_t round = 0; round < 80; ++round) {
+      const std::vector<token_id> before = copy(s.tokens());
+      const std::vector<token_id> ids = some_ids(1 + below(100), round);
+      switch (below(9)) {
+        case 0:
+          REQUIRE(s.truncate(below(before.size() + 1)));
+          break;
+        case 1:
+          if (!before.empty()) REQUIRE(s.truncate(before.size() - 1));
+          break;
+        case 2:
+          others.push_back(std::move(s.fork()).value());
+          break;
+        case 3:
+          if (!others.empty()) std::swap(s, others[below(others.size())]);
+          break;
+        case 4: {
+          session t = m.open(o);
+          REQUIRE(t.restore(*s.save()));
+          s = std::move(t);
+          break;
+        }
+        case 5:
+          if (!before.empty()) REQUIRE(s.generate(generating));
+          break;
+        case 6:
+          if (before.size() + ids.size() > 400) break;
+          REQUIRE(s.prefill_rows(ids, 7, [&](std::size_t i, std::span<const float> row) -> result<void> {
+            std::vector<token_id> upto = before;
+            upto.insert(upto.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+            CHECK(copy(row) == logits_after(m, upto));
+            return {};
+          }));
+          break;
+        case 7: {
+          std::stop_source stop;
+          control c;
+          c.stop = stop.get_token();
+          int chunks = 0;
+          m.engine->before_layer = [&](std::int32_t layer, const detail::chunk&) -> result<void> {
+            if (layer == 1 && ++chunks == 2) stop.request_stop();
+            return {};
+          };
+          const result<void> r = s.prefill(ids, c);
+          m.engine->before_layer = nullptr;
+          if (!r) CHECK(copy(s.tokens()) == before);
+          break;
+        }
+        default:
+          REQUIRE(s.prefill(ids));
+      }
+      if (s.tokens().empty()) continue;
+      if (s.logits().empty()) REQUIRE(s.compute());
+      CHECK(copy(s.logits()) == logits_after(m, s.tokens()));
+    }
+    session full = m.open(o);
+    REQUIRE(full.prefill(some_ids(400)));
+    CHECK(full.kv_bytes() == detail::sizes_of(*m.engine, o)->kv_bytes);
+    CHECK(full.kv_bytes() < *detail::kv_cache::bytes_for(alike(2, 1, 8), dtype::f16, 400));
+  }
 }
 
 TEST_CASE("sessions of one model on several threads", "[session]") {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "flywheel/model/batch.hpp"
 #include "flywheel/model/model.hpp"
 #include "support/catch.hpp"
 #include "support/data.hpp"
@@ -203,6 +204,45 @@ TEST_CASE("generation is the same alone, in company and on any number of threads
       CHECK(got[i].ids == want[i].ids);
       CHECK(got[i].logprobs == want[i].logprobs);
       CHECK(got[i].text == want[i].text);
+    }
+  }
+}
+
+TEST_CASE("members of a batch have the results of sessions, on any number of threads", "[session_engine]") {
+  const subjects all;
+  for (const auto& [name, path] : all.paths) {
+    INFO(name);
+    const model one = open(path, 1);
+    for (const dtype type : kv_types(one)) {
+      CAPTURE(to_string(type));
+      std::vector<std::vector<token_id>> want;
+      const std::vector<token_id> common = ids_for(one, 40);
+      for (std::size_t i = 0; i < 9; ++i) {
+        want.push_back(i % 2 == 0 ? common : std::vector<token_id>{});
+        for (const token_id id : ids_for(one, 1 + 12 * i, 10 + i)) want.back().push_back(id);
+      }
+      for (const unsigned threads : {1U, 3U}) {
+        const model m = open(path, threads);
+        session_options o;
+        o.n_ctx = 300;
+        o.n_batch = threads == 1 ? 37 : 64;
+        o.kv_type = type;
+        batch b = std::move(batch::create(m, o)).value();
+        std::vector<std::vector<token_id>> held = want;
+        std::vector<batch::member> members;
+        for (const auto& ids : held) {
+          members.push_back(*b.join(ids));
+          REQUIRE(b.step());
+        }
+        for (int round = 0; round < 4; ++round) {
+          while (b.pending() > 0) REQUIRE(b.step());
+          for (std::size_t i = 0; i < members.size(); ++i) {
+            if (round % 3 == 0) CHECK(floats(b.logits(members[i])) == logits_after(one, held[i], type));
+            held[i].push_back(static_cast<token_id>(5 + i));
+            REQUIRE(b.append(members[i], std::span(held[i]).last(1)));
+          }
+        }
+      }
     }
   }
 }

@@ -41,8 +41,10 @@ void put(std::vector<std::byte>& file, std::size_t at, T value) {
 }
 
 TEST_CASE("a restored session continues as the saved one", "[session_file]") {
+  using slot = detail::kv_slot;
+  const detail::kv_layout mixed{{slot::attending(1, 32), slot{}, slot::attending(1, 32, 70), slot::recurring(3)}};
   fake_shape shape;
-  shape.kv.head_dim = 32;
+  shape.kv = GENERATE_COPY(test::alike(2, 2, 32), mixed);
   const fake_model m(shape);
   const test::temp_folder folder;
   for (const dtype type : {dtype::f16, dtype::f32, dtype::q8_0, dtype::q4_0})
@@ -89,7 +91,9 @@ TEST_CASE("a session whose last tokens were not computed is saved as it is", "[s
 }
 
 TEST_CASE("what was forgotten is not saved", "[session_file]") {
-  const fake_model m;
+  fake_shape shape;
+  shape.kv = GENERATE(test::alike(2, 2, 8), test::windowed_layers(), test::mixed_layers());
+  const fake_model m(shape);
   session a = m.open(file_options(200));
   REQUIRE(a.prefill(some_ids(100)));
   REQUIRE(a.truncate(70));
@@ -101,6 +105,7 @@ TEST_CASE("what was forgotten is not saved", "[session_file]") {
 
 TEST_CASE("damaged files are refused and change nothing", "[session_file]") {
   fake_shape shape;
+  shape.kv = GENERATE(test::alike(2, 2, 8), test::mixed_layers());
   shape.n_vocab = 300;
   shape.vocabulary = false;
   const fake_model m(shape);
@@ -134,11 +139,14 @@ TEST_CASE("damaged files are refused and change nothing", "[session_file]") {
     CHECK(snapshot(b) == before);
     return r ? errc::internal : r.error().code;
   };
-  CHECK(code(8, std::uint32_t{2}) == errc::unsupported);
+  CHECK(code(8, std::uint32_t{1}) == errc::unsupported);
   CHECK(code(12, std::uint32_t{3}) == errc::malformed);
   CHECK(code(16, std::uint64_t{78}) == errc::invalid_argument);
-  CHECK(code(24, static_cast<std::uint32_t>(dtype::f32)) == errc::invalid_argument);
-  for (std::size_t at = 28; at < 48; at += 4) CHECK(code(at, std::uint32_t{999}) == errc::invalid_argument);
+  CHECK(code(24, std::uint64_t{78}) == errc::invalid_argument);
+  CHECK(code(32, static_cast<std::uint32_t>(dtype::f32)) == errc::invalid_argument);
+  CHECK(code(36, std::uint32_t{999}) == errc::invalid_argument);
+  CHECK(code(40, std::uint32_t{999}) == errc::invalid_argument);
+  CHECK(code(44, std::uint32_t{1}) == errc::malformed);
   CHECK(code(48, std::uint64_t{21}) == errc::invalid_argument);
   CHECK(code(48, UINT64_MAX) == errc::invalid_argument);
   CHECK(code(48, std::uint64_t{4}) == errc::malformed);
@@ -168,7 +176,7 @@ TEST_CASE("files for other sessions are refused with the reason", "[session_file
   CHECK(why(m.open(file_options(49))).message.find("n_ctx") != std::string::npos);
   CHECK(why(m.open(file_options(100, dtype::f32))).message.find("F16") != std::string::npos);
   fake_shape wide;
-  wide.kv.head_dim = 32;
+  wide.kv = test::alike(2, 2, 32);
   const fake_model other_heads(wide);
   REQUIRE(other_heads.open(file_options(100, dtype::q8_0)).save(folder / "q8_0"));
   const result<void> q4 = other_heads.open(file_options(100, dtype::q4_0)).restore(folder / "q8_0");

@@ -272,7 +272,7 @@ TEST_CASE("the callback can stop, and so can cancellation", "[generate]") {
   stop = std::stop_source();
   o.control.stop = stop.get_token();
   m.engine->before_layer = [&](std::int32_t layer, const detail::chunk& c) -> result<void> {
-    if (layer == 1 && c.first_position == 25) stop.request_stop();
+    if (layer == 1 && c.parts[0].cache->size() == 25) stop.request_stop();
     return {};
   };
   const std::vector<token_id> before = copy(s.tokens());
@@ -465,7 +465,7 @@ TEST_CASE("a failed step of a range keeps the steps before", "[generate]") {
   fake_model m;
   session s = started(m, 20);
   m.engine->before_layer = [](std::int32_t, const detail::chunk& c) -> result<void> {
-    if (c.first_position == 24) return error{errc::device, "lost", {}};
+    if (c.parts[0].cache->size() == 24) return error{errc::device, "lost", {}};
     return {};
   };
   generation_stream stream = s.stream(greedy(30));

@@ -83,7 +83,9 @@ void check_alive(session& s, const fake_model& m) {
 }
 
 TEST_CASE("a failing operator new is an error that changes nothing", "[session_memory]") {
-  const fake_model m;
+  test::fake_shape shape;
+  shape.kv = GENERATE(test::alike(2, 2, 8), test::mixed_layers());
+  const fake_model m(shape);
   const test::temp_folder folder;
   std::vector<std::byte> saved;
   {

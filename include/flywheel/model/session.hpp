@@ -19,6 +19,7 @@
 
 namespace flywheel::inline v0 {
 
+class batch;
 class model;
 
 /// What happens when the context is full.
@@ -115,6 +116,7 @@ class FLYWHEEL_API session {
   explicit session(std::unique_ptr<state> s) noexcept;
 
  private:
+  friend class batch;
   std::unique_ptr<state> state_;
 };
 

@@ -12,6 +12,7 @@
 #include "cli/output.hpp"
 #include "cli/progress_bar.hpp"
 #include "cli/synth.hpp"
+#include "flywheel/model/batch.hpp"
 #include "src/measure/machine.hpp"
 
 namespace flywheel::cli {
@@ -20,15 +21,38 @@ namespace {
 using measure::spread;
 using measure::timed;
 
-/// The same tokens every time; what they are does not change how long they take.
-std::vector<token_id> some_tokens(std::int32_t count, std::int32_t n_vocab) {
+/// The same tokens every time for a seed; what they are does not change how long they take.
+std::vector<token_id> some_tokens(std::int32_t count, std::int32_t n_vocab, std::uint32_t seed = 1) {
   std::vector<token_id> ids;
-  std::uint32_t state = 1;
+  std::uint32_t state = seed;
   while (static_cast<std::int32_t>(ids.size()) < count) {
     state = state * 1664525U + 1013904223U;
     ids.push_back(static_cast<token_id>((state >> 8) % static_cast<std::uint32_t>(n_vocab)));
   }
   return ids;
+}
+
+/// Tokens per second of sequences that are decoded together, from `work.depth` positions on. They differ from the
+/// first token on, so that none of them shares pages with another.
+double decode_together(const model& loaded, const model_workload& work, const session_options& options,
+                       const control& quietly) {
+  batch sequences = batch::create(loaded, options).value();
+  const std::int32_t n_vocab = loaded.info().n_vocab;
+  std::vector<batch::member> members;
+  std::vector<std::vector<token_id>> next;
+  for (std::int32_t i = 0; i < work.sessions; ++i) {
+    const auto seed = static_cast<std::uint32_t>(i) + 2;
+    members.push_back(sequences.join(some_tokens(work.depth + 1, n_vocab, seed)).value());
+    next.push_back(some_tokens(work.generate, n_vocab, seed + 1));
+  }
+  while (sequences.pending() > 0) (void)sequences.step(quietly).value();
+  const double seconds = timed([&] {
+    for (std::size_t t = 0; t < next.front().size(); ++t) {
+      for (std::size_t i = 0; i < members.size(); ++i) sequences.append(members[i], {&next[i][t], 1}).value();
+      (void)sequences.step(quietly).value();
+    }
+  });
+  return static_cast<double>(work.generate) * work.sessions / seconds;
 }
 
 double per_second(double count, double seconds) { return count / seconds; }
@@ -77,7 +101,7 @@ model_figures measure_model(const model& loaded, const model_cost& cost, const m
   const std::vector<token_id> prompt = some_tokens(work.prompt, loaded.info().n_vocab);
   const std::vector<token_id> next = some_tokens(work.generate, loaded.info().n_vocab);
   session_options options = cache.options();
-  options.n_ctx = work.depth + std::max(work.prompt, work.generate);
+  options.n_ctx = work.depth + 1 + std::max(work.prompt, work.generate);
   session sequence = loaded.new_session(options).value();
   progress_bar bar("measuring");
   const auto steps = static_cast<std::uint64_t>(work.repetitions) + 1;
@@ -104,7 +128,7 @@ model_figures measure_model(const model& loaded, const model_cost& cost, const m
   executor& pool = loaded.context().executor();
   const buffer area = measure::make_area(pool, rotate).value();
   measure::roof_meter meter(pool, loaded.context().isa().selected, area.bytes());
-  std::vector<double> prefills, firsts, decodes;
+  std::vector<double> prefills, firsts, decodes, together;
   for (int i = 0; i < work.repetitions; ++i) {
     ++done;
     advance("prefill");
@@ -122,11 +146,16 @@ model_figures measure_model(const model& loaded, const model_cost& cost, const m
     meter.measure();
     decodes.push_back(per_second(work.generate, timed([&] { decode(next.size()); })));
     sequence.truncate(kept).value();
+    if (work.sessions > 1) {
+      advance("decode together");
+      together.push_back(decode_together(loaded, work, options, quietly));
+    }
   }
   meter.measure();
   f.prefill_tps = measure::spread_of(prefills);
   f.decode_tps = measure::spread_of(decodes);
   f.first_token = measure::spread_of(firsts);
+  if (work.sessions > 1) f.together_tps = measure::spread_of(together);
   f.roofs = meter.best();
   f.median_read = meter.median_read();
   const double operations = 2 * cost.layer_weights * f.prefill_tps.median;
@@ -154,6 +183,13 @@ json spread_json(const spread& s, double scale = 1) {
 
 json model_json(const model_bench_args& args, const std::string& name, const model& loaded, const model_cost& cost,
                 double load, const model_figures& f) {
+  json sessions;  // null unless there are several
+  if (args.work.sessions > 1)
+    sessions = {{"count", args.work.sessions},
+                {"tokens", args.work.generate},
+                {"tps", f.together_tps.median},
+                {"times_one", f.together_tps.median / f.decode_tps.median},
+                {"tps_spread", spread_json(f.together_tps)}};
   return {{"model", name},
           {"type", loaded.info().weights},
           {"threads", loaded.context().executor().concurrency()},
@@ -175,6 +211,7 @@ json model_json(const model_bench_args& args, const std::string& name, const mod
             {"pct_read_bw_best", of_best(f.pct_read_bw, f.decode_tps)},
             {"pct_read_bw_with_kv", f.pct_read_bw_with_kv},
             {"tps_spread", spread_json(f.decode_tps)}}},
+          {"sessions", sessions},
           {"first_token_ms", f.first_token.median * 1e3},
           {"load_ms", load * 1e3},
           {"peak_rss_bytes", f.peak_rss},
@@ -210,6 +247,10 @@ void print_model(const model_bench_args& args, const std::string& name, const mo
   if (f.pct_read_bw_with_kv - f.pct_read_bw >= 1)
     read += "; " + percent(f.pct_read_bw_with_kv) + " with keys and values";
   rows.row({"decode", grouped(args.work.generate), decimal(f.decode_tps.median, 1), range(f.decode_tps, 1), read});
+  if (args.work.sessions > 1)
+    rows.row({std::to_string(args.work.sessions) + " sessions", grouped(args.work.generate),
+              decimal(f.together_tps.median, 1), range(f.together_tps, 1),
+              "all together, " + decimal(f.together_tps.median / f.decode_tps.median, 2) + " times one alone"});
   print("\n" + rows.text());
   table more({{"first token"}, {decimal(f.first_token.median * 1e3, 1) + " ms", right}});
   more.row({"load", decimal(load * 1e3, 0) + " ms"});

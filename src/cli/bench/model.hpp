@@ -14,6 +14,7 @@ struct model_workload {
   std::int32_t prompt = 512;    ///< Tokens of a prefill.
   std::int32_t generate = 128;  ///< Tokens decoded one by one.
   std::int32_t depth = 0;       ///< Positions that are in the context before either.
+  std::int32_t sessions = 1;    ///< Sequences that are decoded together, besides one alone, when more than 1.
   int repetitions = 3;
 };
 
@@ -27,8 +28,9 @@ struct model_cost {
 
 struct model_figures {
   measure::spread prefill_tps, decode_tps, first_token;  ///< Tokens per second; seconds.
-  double kv_bytes = 0;                                   ///< Of keys and values that a decoded token reads, on average.
-  std::uint64_t peak_rss = 0;  ///< Before the roofs were measured, which takes memory of its own.
+  measure::spread together_tps;  ///< Tokens per second of all sessions together, when there are several.
+  double kv_bytes = 0;           ///< Of keys and values that a decoded token reads, on average.
+  std::uint64_t peak_rss = 0;    ///< Before the roofs were measured, which takes memory of its own.
   measure::roofs roofs;
   double median_read = 0;
   double pct_int8_peak = 0, pct_f32_peak = 0;  ///< Of the median prefill.
