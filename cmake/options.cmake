@@ -59,7 +59,8 @@ function(flywheel_warnings target)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
 endfunction()
-file(GLOB FLYWHEEL_PARSERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/io/*.cpp ${PROJECT_SOURCE_DIR}/src/text/*.cpp)
+file(GLOB FLYWHEEL_PARSERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/io/*.cpp ${PROJECT_SOURCE_DIR}/src/text/*.cpp
+  ${PROJECT_SOURCE_DIR}/src/model/hugging_face/*.cpp ${PROJECT_SOURCE_DIR}/src/model/hugging_face/families/*.cpp)
 set_source_files_properties(${FLYWHEEL_PARSERS} PROPERTIES COMPILE_OPTIONS "-Wconversion")
 
 # The sampler computes the same bits on every machine: its products and sums are not fused.

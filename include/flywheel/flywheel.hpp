@@ -13,7 +13,9 @@
 #include "flywheel/io/archive.hpp"        // read GGUF and safetensors
 #include "flywheel/io/writer.hpp"         // write them
 #include "flywheel/model/batch.hpp"       // several sequences computed together
+#include "flywheel/model/convert.hpp"     // write a model as GGUF, in another type
 #include "flywheel/model/model.hpp"       // open a model
+#include "flywheel/model/open.hpp"        // model files and Hugging Face folders by path
 #include "flywheel/model/sampler.hpp"     // choose tokens
 #include "flywheel/model/session.hpp"     // prefill, generate, score, save
 #include "flywheel/text/tokenizer.hpp"    // text to ids and back

@@ -11,6 +11,7 @@
 #include "cli/default_model.hpp"
 #include "cli/output.hpp"
 #include "cli/progress_bar.hpp"
+#include "flywheel/model/open.hpp"
 
 namespace flywheel::cli {
 
@@ -23,7 +24,8 @@ std::string see_help(const CLI::App& app) { return "; see '" + full_name(app) + 
 void model_args::declare(CLI::App& app, bool model_required) {
   CLI::Option* model = app.add_option(
       "MODEL", path,
-      model_required ? "Model file (GGUF)" : "Model file (GGUF); default: the one that comes with flywheel");
+      model_required ? "Model: a GGUF file or a Hugging Face folder"
+                     : "Model: a GGUF file or a Hugging Face folder; default: the one that comes with flywheel");
   if (model_required) model->required();
   app.add_option("-t,--threads", threads, "Threads to use; default: one per physical core")->check(CLI::Range(1, 4096));
   app.add_option("--isa", isa, "Instruction set to use, one of those that 'flywheel info' lists; default: the best");
@@ -202,7 +204,7 @@ void require_room(const session& sequence, std::size_t tokens, const std::string
 }
 
 text::tokenizer open_tokenizer(const std::filesystem::path& path) {
-  const io::archive file = io::archive::open(path).value();
+  const io::archive file = open_model_archive(path).value();
   auto made = text::tokenizer::from_metadata(file.metadata());
   if (!made && made.error().where.find(path.string()) == std::string::npos)
     made.error().where = path.string() + (made.error().where.empty() ? "" : ": " + made.error().where);

@@ -10,7 +10,7 @@
 #include "cli/output.hpp"
 #include "cli/progress_bar.hpp"
 #include "flywheel/formats/formats.hpp"
-#include "flywheel/io/archive.hpp"
+#include "flywheel/model/open.hpp"
 
 namespace flywheel::cli {
 namespace {
@@ -21,7 +21,7 @@ struct dequantize_args {
 };
 
 int dequantize(const dequantize_args& args) {
-  const io::archive file = io::archive::open(args.path).value();
+  const io::archive file = open_model_archive(args.path).value();
   const io::tensor_info* found = file.find(args.tensor);
   if (found == nullptr)
     fail(errc::not_found, args.path, "has no tensor '" + args.tensor + "'; 'flywheel inspect' lists the names");

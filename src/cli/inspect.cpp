@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,6 +15,7 @@
 #include "cli/output.hpp"
 #include "flywheel/io/archive.hpp"
 #include "flywheel/model/model.hpp"
+#include "flywheel/model/open.hpp"
 
 namespace flywheel::cli {
 namespace {
@@ -124,12 +126,14 @@ struct facts {
   std::map<std::string, type_total> types;
   type_total all;
   bool is_model = false;
+  bool is_folder = false;  ///< A Hugging Face folder, shown as the GGUF model it is read as.
   std::optional<result<footprint>> predicted;
 };
 
 facts gather(const inspect_args& args) {
   facts f;
-  f.file = io::archive::open(args.path).value();
+  f.file = open_model_archive(args.path).value();
+  f.is_folder = std::filesystem::is_directory(args.path);
   for (const io::tensor_info& t : f.file.tensors())
     for (type_total* total : {&f.types[name_of_type(t.type)], &f.all}) {
       total->tensors += 1;
@@ -143,13 +147,17 @@ facts gather(const inspect_args& args) {
   return f;
 }
 
-std::string container_name(const io::archive& file) {
+std::string container_name(const facts& f) {
+  if (f.is_folder) return "Hugging Face folder";
+  const io::archive& file = f.file;
   return file.container() == io::container::gguf ? "GGUF version " + std::to_string(file.version()) : "safetensors";
 }
 
 json to_json(const facts& f, const inspect_args& args) {
   json result = {{"file", args.path},
-                 {"container", f.file.container() == io::container::gguf ? "gguf" : "safetensors"},
+                 {"container", f.is_folder                                 ? "hugging_face"
+                               : f.file.container() == io::container::gguf ? "gguf"
+                                                                           : "safetensors"},
                  {"version", f.file.version()},
                  {"parts", f.file.parts()},
                  {"file_bytes", f.file.file_bytes()},
@@ -193,8 +201,8 @@ std::int64_t context_length(const facts& f, const inspect_args& args) {
 
 void print_text(const facts& f, const inspect_args& args) {
   std::string parts = f.file.parts() > 1 ? " in " + std::to_string(f.file.parts()) + " files" : std::string();
-  print_line(printable(args.path) + ": " + container_name(f.file) + ", " + human_bytes(f.file.file_bytes()) + parts +
-             ", " + grouped(f.all.tensors) + " tensors, " + grouped(f.all.values) + " values");
+  print_line(printable(args.path) + ": " + container_name(f) + ", " + human_bytes(f.file.file_bytes()) + parts + ", " +
+             grouped(f.all.tensors) + " tensors, " + grouped(f.all.values) + " values");
 
   if (!f.file.metadata().entries().empty()) {
     table rows({{"key"}, {"type"}, {"value"}});
@@ -242,7 +250,8 @@ void print_text(const facts& f, const inspect_args& args) {
 
 action inspect_command(CLI::App& app) {
   auto args = std::make_shared<inspect_args>();
-  app.add_option("FILE", args->path, "GGUF or safetensors file, or the index of a sharded one")->required();
+  app.add_option("FILE", args->path, "GGUF or safetensors file, the index of a sharded one, or a Hugging Face folder")
+      ->required();
   app.add_flag("--full", args->full, "Do not abbreviate long values");
   app.add_flag("--no-tensors", args->no_tensors, "Leave the list of tensors out");
   args->session.declare(app);

@@ -22,6 +22,7 @@ struct archive::state {
   std::unordered_map<std::string_view, std::uint32_t> index;  // name -> place in tensors, whose strings it views
   std::vector<detail::source_ptr> sources;                    // one per part
   std::uint64_t file_bytes = 0;
+  std::uint32_t parts = 0;
   std::filesystem::path path;
   std::string where;
 };
@@ -58,6 +59,7 @@ void add_part(archive::state& s, source_ptr source, part_content&& part) {
   const auto number = static_cast<std::uint32_t>(s.sources.size());
   s.file_bytes += source->size();
   s.sources.push_back(std::move(source));
+  ++s.parts;
   s.tensors.reserve(s.tensors.size() + part.tensors.size());
   for (tensor_info& tensor : part.tensors) {
     tensor.part = number;
@@ -270,6 +272,27 @@ result<archive> archive::open(const reader_callback& reader) {
   });
 }
 
+result<archive> archive::assemble(archive_content content) {
+  return flywheel::detail::guarded([&]() -> result<archive> {
+    auto s = std::make_shared<state>();
+    s->version = detail::gguf_version;
+    s->where = content.path.empty() ? "archive" : content.path.string();
+    s->path = std::move(content.path);
+    s->metadata = std::move(content.metadata);
+    s->tensors = std::move(content.tensors);
+    s->sources = std::move(content.sources);
+    s->file_bytes = content.file_bytes;
+    s->parts = content.files;
+    for (const tensor_info& tensor : s->tensors) {
+      if (tensor.part < s->sources.size() && s->sources[tensor.part] == nullptr)
+        return error{errc::invalid_argument, "a source is missing", s->where};
+      if (result<void> fits = check_info(s.get(), tensor); !fits)
+        return error{errc::malformed, "the tensor lies outside its source", fits.error().where};
+    }
+    return finish(std::move(s));
+  });
+}
+
 container archive::container() const noexcept { return state_ ? state_->container : io::container::gguf; }
 std::uint32_t archive::version() const noexcept { return state_ ? state_->version : 0; }
 const metadata& archive::metadata() const noexcept {
@@ -285,8 +308,9 @@ const tensor_info* archive::find(std::string_view name) const noexcept {
   return found == state_->index.end() ? nullptr : &state_->tensors[found->second];
 }
 std::uint64_t archive::file_bytes() const noexcept { return state_ ? state_->file_bytes : 0; }
-std::uint32_t archive::parts() const noexcept {
-  return state_ ? static_cast<std::uint32_t>(state_->sources.size()) : 0;
+std::uint32_t archive::parts() const noexcept { return state_ ? state_->parts : 0; }
+std::span<const std::shared_ptr<const byte_source>> archive::sources() const noexcept {
+  return state_ ? std::span<const source_ptr>(state_->sources) : std::span<const source_ptr>();
 }
 const std::filesystem::path& archive::path() const noexcept {
   static const std::filesystem::path none;
@@ -308,9 +332,10 @@ result<tensor_view> archive::view(const tensor_info& tensor) const {
       return refuse(errc::invalid_argument, "the shape does not fit the stored bytes");
     const std::span<const std::byte> bytes = in_place(*state_, tensor);
     if (bytes.empty() && tensor.bytes > 0)
-      return refuse(errc::unsupported, state_->sources[tensor.part]->mapped().empty()
-                                           ? "a reader callback's tensors cannot be used in place; copy the bytes"
-                                           : "the tensor is not aligned in the file; copy the bytes");
+      return refuse(errc::unsupported,
+                    state_->sources[tensor.part]->mapped().empty()
+                        ? "the tensor is computed or read through a callback, so it is nowhere in place; copy the bytes"
+                        : "the tensor is not aligned in the file; copy the bytes");
     return tensor_view(tensor.type, tensor.dims, bytes.data());
   });
 }

@@ -10,6 +10,7 @@
 namespace flywheel::inline v0::io::detail {
 
 inline constexpr std::string_view gguf_magic = "GGUF";
+inline constexpr std::uint32_t gguf_version = 3;  ///< As written; 2 is read too.
 inline constexpr std::string_view alignment_key = "general.alignment";
 inline constexpr std::uint32_t default_alignment = 32;
 inline constexpr std::uint32_t array_type = 9;

@@ -11,7 +11,6 @@
 namespace flywheel::inline v0::io::detail {
 namespace {
 
-constexpr std::uint32_t gguf_version = 3;
 // GGUF allows 64 bytes, but the most used reader takes one of them for a terminator.
 constexpr std::size_t max_tensor_name = 63;
 

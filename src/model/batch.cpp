@@ -254,7 +254,7 @@ result<void> batch::state::compute(const control& control) {
     const std::int64_t begin = s.cache.size();
     FLYWHEEL_CHECK(s.cache.reserve(begin + x.tokens));
     ids.insert(ids.end(), s.tokens.begin() + begin, s.tokens.begin() + begin + x.tokens);
-    parts.push_back({x.tokens, &s.cache});
+    parts.push_back({x.tokens, &s.cache, s.options.n_ctx});
     if (x.tokens == s.pending()) rows.push_back(static_cast<std::int32_t>(ids.size()) - 1);
   }
   const auto n_vocab = static_cast<std::size_t>(model->engine->n_vocab());

@@ -48,9 +48,13 @@ result<kv_layout> layout_of(const graph::graph& g) {
   for (const graph::node& n : g.nodes) {
     if (n.kind == graph::op::attention) {
       const auto& a = n.as<graph::attention_attributes>();
+      if (!a.causal) continue;
       FLYWHEEL_CHECK(enter(layout, a.layer,
                            kv_slot::attending(static_cast<std::int32_t>(a.n_kv_heads),
                                               static_cast<std::int32_t>(a.head_dim), a.window)));
+    } else if (n.kind == graph::op::delta_net) {
+      const auto& a = n.as<graph::delta_net_attributes>();
+      FLYWHEEL_CHECK(enter(layout, a.layer, kv_slot::recurring(a.state_floats())));
     }
   }
   return layout;

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "flywheel/detail/try.hpp"
+#include "flywheel/model/open.hpp"
 #include "src/model/graph_engine.hpp"
 #include "src/model/model_state.hpp"
 #include "src/model/session_sizes.hpp"
@@ -62,7 +63,7 @@ error in_file(error e, const io::archive& file) {
 
 result<model> model::open(const std::filesystem::path& path, const model_options& options) {
   return detail::guarded([&]() -> result<model> {
-    FLYWHEEL_TRY(const io::archive file, io::archive::open(path));
+    FLYWHEEL_TRY(const io::archive file, open_model_archive(path));
     return open(file, options);
   });
 }

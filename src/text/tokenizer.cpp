@@ -27,15 +27,16 @@ result<bool> flag(const io::metadata& meta, std::string_view key, bool otherwise
 result<model_kind> read_kind(const io::metadata& meta) {
   if (!meta.contains(model_key)) return error{errc::not_found, "the file carries no vocabulary", model_key};
   FLYWHEEL_TRY(const std::string_view name, meta.string(model_key));
-  if (name == "llama") return model_kind::spm;
+  if (name == "llama" || name == "gemma4") return model_kind::spm;
   if (name == "gpt2") return model_kind::bpe;
   if (name == "t5") return model_kind::unigram;
   if (name == "bert") return model_kind::wordpiece;
   if (name == "none" || name == "no_vocab")
     return error{errc::not_found, "the file says that it carries no vocabulary", model_key};
-  return error{errc::unsupported,
-               "vocabularies of kind '" + std::string(name) + "' are not supported; known are llama, gpt2, t5, bert",
-               model_key};
+  return error{
+      errc::unsupported,
+      "vocabularies of kind '" + std::string(name) + "' are not supported; known are llama, gpt2, t5, bert, gemma4",
+      model_key};
 }
 
 result<const pre_rule*> read_rule(const io::metadata& meta) {

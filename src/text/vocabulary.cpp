@@ -6,6 +6,7 @@
 
 #include "flywheel/detail/try.hpp"
 #include "hashing.hpp"
+#include "merge_scores.hpp"
 
 namespace flywheel::inline v0::text {
 namespace {
@@ -68,6 +69,12 @@ result<vocabulary> vocabulary::read(const io::metadata& meta) {
     if (v.scores_.size() != n) return wrong_length(scores_key, v.scores_.size(), n);
     if (std::any_of(v.scores_.begin(), v.scores_.end(), [](float s) { return s != s; }))
       return error{errc::malformed, "a score is not a number; the vocabulary is damaged", scores_key};
+  }
+
+  if (auto model = meta.string("tokenizer.ggml.model"); model && *model == "gemma4") {  // its scores are placeholders
+    FLYWHEEL_TRY(const auto merges, meta.strings("tokenizer.ggml.merges"));
+    v.scores_.resize(n);
+    score_by_merges(merges, tokens, v.scores_);
   }
 
   v.kinds_.assign(n, token_kind::normal);

@@ -31,7 +31,7 @@ struct tensor_info {
   std::uint32_t part = 0;    ///< Which file of a split model.
 };
 
-/// The bytes of one part: a mapped file, the host's memory, or a callback.
+/// The bytes of one part: a mapped file, the host's memory, a callback, or what is computed on reading.
 class FLYWHEEL_API byte_source {
  public:
   virtual ~byte_source();
@@ -57,6 +57,17 @@ struct reader_callback {
 
 enum class container : std::uint8_t { gguf, safetensors };
 
+/// The parts of an archive that a program puts together itself: tensors of other archives under other names, and
+/// tensors that a source of its own computes when they are read.
+struct archive_content {
+  io::metadata metadata;
+  std::vector<tensor_info> tensors;  ///< Each lies within sources[part].
+  std::vector<std::shared_ptr<const byte_source>> sources;
+  std::filesystem::path path;    ///< For messages; may be empty.
+  std::uint64_t file_bytes = 0;  ///< Of the files behind it, and
+  std::uint32_t files = 1;       ///< their number.
+};
+
 /// Immutable after opening; a cheap handle, copied by value; thread-safe.
 class FLYWHEEL_API archive {
  public:
@@ -69,6 +80,9 @@ class FLYWHEEL_API archive {
   /// Reads from the host's memory, which must stay valid as long as the archive and what was loaded from it.
   [[nodiscard]] static result<archive> open(std::span<const std::byte> bytes);
   [[nodiscard]] static result<archive> open(const reader_callback& reader);
+  /// An archive without a file of its own, with GGUF's names and metadata. Errors: malformed (a tensor outside its
+  /// source, two of one name), out_of_memory.
+  [[nodiscard]] static result<archive> assemble(archive_content content);
 
   [[nodiscard]] io::container container() const noexcept;
   [[nodiscard]] std::uint32_t version() const noexcept;                 ///< GGUF: 2 or 3. safetensors: 0.
@@ -77,7 +91,9 @@ class FLYWHEEL_API archive {
   /// Null when there is no such tensor.
   [[nodiscard]] const tensor_info* find(std::string_view name) const noexcept;
   [[nodiscard]] std::uint64_t file_bytes() const noexcept;  ///< Of all parts.
-  [[nodiscard]] std::uint32_t parts() const noexcept;
+  [[nodiscard]] std::uint32_t parts() const noexcept;       ///< Files.
+  /// Where tensors lie: tensor_info::part is an index into these.
+  [[nodiscard]] std::span<const std::shared_ptr<const byte_source>> sources() const noexcept;
   [[nodiscard]] const std::filesystem::path& path() const noexcept;  ///< Empty when not opened from a path.
 
   /// The tensor in place, without copying. Errors: unsupported for opaque types and for callback sources.

@@ -50,9 +50,10 @@ struct footprint {
 class FLYWHEEL_API model {
  public:
   model() noexcept = default;
-  /// Opens a file, packs its weights for the CPU in parallel. Errors: those of io::archive::open and
-  /// text::tokenizer::from_metadata; unsupported for an architecture or tensor type that is not known (named in the
-  /// message); malformed for missing or contradictory keys and tensors; cancelled; out_of_memory.
+  /// Opens a file or a Hugging Face folder (open_model_archive), packs its weights for the CPU in parallel. Errors:
+  /// those of open_model_archive and text::tokenizer::from_metadata; unsupported for an architecture or tensor type
+  /// that is not known (named in the message); malformed for missing or contradictory keys and tensors; cancelled;
+  /// out_of_memory.
   [[nodiscard]] static result<model> open(const std::filesystem::path& path, const model_options& options = {});
   [[nodiscard]] static result<model> open(const io::archive& file, const model_options& options = {});
 

@@ -13,6 +13,7 @@
 #include "cli/progress_bar.hpp"
 #include "cli/synth.hpp"
 #include "flywheel/model/batch.hpp"
+#include "flywheel/model/open.hpp"
 #include "src/measure/machine.hpp"
 
 namespace flywheel::cli {
@@ -290,7 +291,7 @@ int bench_model(model_bench_args args) {
     load = timed([&] { loaded = args.model.open(stop); });
     const std::span<const std::byte> built_in = default_model();
     cost = cost_of(args.model.path.empty() ? io::archive::open(built_in).value()
-                                           : io::archive::open(std::filesystem::path(args.model.path)).value());
+                                           : open_model_archive(args.model.path).value());
   }
   const model_figures f =
       measure_model(loaded, cost, args.work, args.session, static_cast<std::size_t>(args.rotate_mib) << 20, stop);

@@ -1,0 +1,40 @@
+// Writing a model as one GGUF file, with its weights in another type if asked for.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "flywheel/core/config.hpp"
+#include "flywheel/core/context.hpp"
+#include "flywheel/core/dtype.hpp"
+#include "flywheel/core/progress.hpp"
+#include "flywheel/core/result.hpp"
+#include "flywheel/io/archive.hpp"
+
+namespace flywheel::inline v0 {
+
+struct convert_options {
+  /// Of matrices: f32, f16, bf16, or a quantized type that can be encoded (plain rounding). Nothing: as they are. Rows
+  /// that are not whole blocks of it become f16. Vectors, norms and routers stay f32, and matrices that are already
+  /// quantized stay as they are.
+  std::optional<dtype> type;
+  flywheel::context context;  ///< Threads; empty: one with default options is created.
+  flywheel::control control;  ///< Progress in bytes written, and cancellation.
+};
+
+/// What was written.
+struct converted_model {
+  std::uint64_t tensors = 0;
+  std::uint64_t bytes = 0;    ///< Of the tensors.
+  std::uint64_t changed = 0;  ///< Tensors whose type is not that of `from`.
+};
+
+/// Writes metadata and tensors of `from`, a GGUF model or a translated Hugging Face folder, to `out`, a few MiB at a
+/// time. The file appears under its name only when it is complete. Errors: invalid_argument (a type that cannot be
+/// encoded), unsupported (a stored type without decoder, an archive that is no model), cancelled, io, and those of
+/// reading.
+[[nodiscard]] FLYWHEEL_API result<converted_model> convert(const io::archive& from, const std::filesystem::path& out,
+                                                           const convert_options& options = {});
+
+}  // namespace flywheel::inline v0

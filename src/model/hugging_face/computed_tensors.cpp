@@ -1,0 +1,226 @@
+#include "src/model/hugging_face/computed_tensors.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "flywheel/detail/try.hpp"
+#include "flywheel/formats/formats.hpp"
+
+namespace flywheel::inline v0::hugging_face {
+namespace {
+
+std::size_t as_size(std::int64_t n) noexcept { return static_cast<std::size_t>(n); }
+
+class gathered final : public computed_tensor {
+ public:
+  gathered(io::archive base, gathered_rows what, dtype type) : base_(std::move(base)), what_(std::move(what)) {
+    const io::tensor_info& first = what_.from.front();
+    source_rows_ = first.dims.elements() / what_.cols;
+    element_ = row_bytes(first.type, 1);
+    stride_ = row_bytes(first.type, what_.cols);
+    converts_ = type != first.type || what_.value != nullptr;
+    out_stride_ = row_bytes(type, what_.cols);
+    type_ = type;
+    if (converts_ || what_.column)
+      rows_at_once_ = std::max<std::int64_t>(1, (std::int64_t{1} << 20) / static_cast<std::int64_t>(stride_));
+  }
+
+  [[nodiscard]] result<void> rows(std::int64_t first, std::int64_t count, std::byte* out) const override {
+    std::vector<std::byte> stored;
+    for (std::int64_t r = 0; r < count;) {
+      const std::int64_t at = source_of(first + r);
+      std::int64_t run = 1;  // rows that follow each other in one source are read at once
+      const std::int64_t most = std::min({count - r, source_rows_ - at % source_rows_, rows_at_once_});
+      while (run < most && source_of(first + r + run) == at + run) ++run;
+      const io::tensor_info& source = what_.from[as_size(at / source_rows_)];
+      const auto offset = static_cast<std::uint64_t>(at % source_rows_) * stride_;
+      std::byte* const target = out + as_size(r) * out_stride_;
+      if (!converts_ && !what_.column) {
+        FLYWHEEL_CHECK(base_.read(source, offset, {target, as_size(run) * stride_}));
+      } else {
+        stored.resize(as_size(run) * stride_);
+        FLYWHEEL_CHECK(base_.read(source, offset, stored));
+        FLYWHEEL_CHECK(change(source.type, stored, run, target));
+      }
+      r += run;
+    }
+    return {};
+  }
+  void release() const noexcept override {
+    for (const io::tensor_info& source : what_.from) base_.release(source);
+  }
+
+ private:
+  [[nodiscard]] std::int64_t source_of(std::int64_t r) const { return what_.row ? what_.row(r) : r; }
+
+  [[nodiscard]] result<void> change(dtype stored_type, std::vector<std::byte>& stored, std::int64_t count,
+                                    std::byte* out) const {
+    if (what_.column) {
+      std::vector<std::byte> row(stride_);
+      for (std::int64_t r = 0; r < count; ++r) {
+        std::byte* const place = stored.data() + as_size(r) * stride_;
+        std::memcpy(row.data(), place, stride_);
+        for (std::int64_t c = 0; c < what_.cols; ++c)
+          std::memcpy(place + as_size(c) * element_, row.data() + as_size(what_.column(c)) * element_, element_);
+      }
+    }
+    if (!converts_) {
+      std::memcpy(out, stored.data(), stored.size());
+      return {};
+    }
+    std::vector<float> values(as_size(count * what_.cols));
+    FLYWHEEL_CHECK(formats::decode(tensor_view(stored_type, {count, what_.cols}, stored.data()), values));
+    if (what_.value != nullptr) std::transform(values.begin(), values.end(), values.begin(), what_.value);
+    formats::find_encoder(type_)(values.data(), count * what_.cols, out);
+    return {};
+  }
+
+  io::archive base_;
+  gathered_rows what_;
+  std::int64_t source_rows_ = 0;
+  std::int64_t rows_at_once_ = INT64_MAX;  // what is changed passes through memory of its own
+  std::size_t element_ = 0, stride_ = 0, out_stride_ = 0;
+  bool converts_ = false;
+  dtype type_ = dtype::f32;
+};
+
+class transposed final : public computed_tensor {
+ public:
+  transposed(io::archive base, transposed_experts what) : base_(std::move(base)), what_(std::move(what)) {}
+
+  [[nodiscard]] result<void> rows(std::int64_t first, std::int64_t count, std::byte* out) const override {
+    const std::int64_t in = what_.from.dims[1], columns = what_.from.dims[2];
+    const std::size_t element = row_bytes(what_.from.type, 1);
+    std::vector<std::byte> matrix(as_size(in * columns) * element);
+    std::int64_t have = -1;
+    for (std::int64_t r = first; r < first + count; ++r) {
+      const std::int64_t expert = r / what_.count;
+      if (expert != std::exchange(have, expert))
+        FLYWHEEL_CHECK(base_.read(what_.from, static_cast<std::uint64_t>(expert) * matrix.size(), matrix));
+      const std::byte* from = matrix.data() + as_size(what_.start + r % what_.count * what_.step) * element;
+      for (std::int64_t i = 0; i < in; ++i, from += as_size(columns) * element, out += element)
+        std::memcpy(out, from, element);
+    }
+    return {};
+  }
+  void release() const noexcept override { base_.release(what_.from); }
+
+ private:
+  io::archive base_;
+  transposed_experts what_;
+};
+
+class mxfp4 final : public computed_tensor {
+ public:
+  mxfp4(io::archive base, mxfp4_experts what) : base_(std::move(base)), what_(std::move(what)) {}
+
+  [[nodiscard]] result<void> rows(std::int64_t first, std::int64_t count, std::byte* out) const override {
+    constexpr std::size_t code_bytes = 16;
+    const std::int64_t n = what_.blocks.dims[1];
+    const std::size_t blocks = as_size(what_.blocks.dims[2]);
+    std::vector<std::byte> codes(blocks * code_bytes), scales(blocks);
+    for (std::int64_t r = first; r < first + count; ++r) {
+      const auto row = static_cast<std::uint64_t>(r / what_.count * n + what_.start + r % what_.count * what_.step);
+      FLYWHEEL_CHECK(base_.read(what_.blocks, row * codes.size(), codes));
+      FLYWHEEL_CHECK(base_.read(what_.scales, row * blocks, scales));
+      for (std::size_t b = 0; b < blocks; ++b) {
+        *out++ = scales[b];
+        const std::byte* const pairs = codes.data() + b * code_bytes;
+        const auto code = [&](std::size_t i) {
+          return (i % 2 == 0 ? pairs[i / 2] : pairs[i / 2] >> 4) & std::byte{15};
+        };
+        for (std::size_t j = 0; j < code_bytes; ++j) *out++ = code(j) | code(j + code_bytes) << 4;
+      }
+    }
+    return {};
+  }
+  void release() const noexcept override {
+    base_.release(what_.blocks);
+    base_.release(what_.scales);
+  }
+
+ private:
+  io::archive base_;
+  mxfp4_experts what_;
+};
+
+class constant final : public computed_tensor {
+ public:
+  explicit constant(std::vector<float> values) : values_(std::move(values)) {}
+  [[nodiscard]] result<void> rows(std::int64_t, std::int64_t count, std::byte* out) const override {
+    if (count > 0) std::memcpy(out, values_.data(), values_.size() * sizeof(float));
+    return {};
+  }
+
+ private:
+  std::vector<float> values_;
+};
+
+}  // namespace
+
+std::unique_ptr<computed_tensor> make_gathered(io::archive base, gathered_rows what, dtype type) {
+  return std::make_unique<gathered>(std::move(base), std::move(what), type);
+}
+std::unique_ptr<computed_tensor> make_transposed(io::archive base, transposed_experts what) {
+  return std::make_unique<transposed>(std::move(base), std::move(what));
+}
+std::unique_ptr<computed_tensor> make_mxfp4(io::archive base, mxfp4_experts what) {
+  return std::make_unique<mxfp4>(std::move(base), std::move(what));
+}
+std::unique_ptr<computed_tensor> make_constant(std::vector<float> values) {
+  return std::make_unique<constant>(std::move(values));
+}
+
+std::uint64_t computed_source::add(std::unique_ptr<computed_tensor> tensor, std::int64_t rows, std::size_t row_bytes) {
+  const std::uint64_t offset = size_;
+  const std::uint64_t bytes = static_cast<std::uint64_t>(rows) * row_bytes;
+  if (bytes > 0) entries_.push_back({offset, bytes, row_bytes, std::move(tensor)});
+  size_ += bytes;
+  return offset;
+}
+
+std::vector<computed_source::entry>::const_iterator computed_source::find(std::uint64_t offset) const noexcept {
+  const auto after = std::upper_bound(entries_.begin(), entries_.end(), offset,
+                                      [](std::uint64_t at, const entry& e) { return at < e.offset; });
+  return after == entries_.begin() || offset >= size_ ? entries_.end() : std::prev(after);
+}
+
+result<void> computed_source::read(std::uint64_t offset, std::span<std::byte> out) const {
+  return detail::guarded([&]() -> result<void> {
+    if (offset > size_ || out.size() > size_ - offset)
+      return error{errc::invalid_argument, "the range lies beyond the computed tensors", {}};
+    for (auto e = find(offset); !out.empty(); ++e) {
+      // A piece of one row, then whole rows, then a piece again.
+      std::uint64_t at = offset - e->offset;
+      std::uint64_t left = std::min<std::uint64_t>(out.size(), e->bytes - at);
+      std::vector<std::byte> row;
+      while (left > 0) {
+        const auto first = static_cast<std::int64_t>(at / e->row_bytes);
+        const auto skip = static_cast<std::size_t>(at % e->row_bytes);
+        std::size_t n = 0;
+        if (skip == 0 && left >= e->row_bytes) {
+          const std::uint64_t whole = left / e->row_bytes;
+          FLYWHEEL_CHECK(e->tensor->rows(first, static_cast<std::int64_t>(whole), out.data()));
+          n = static_cast<std::size_t>(whole * e->row_bytes);
+        } else {
+          row.resize(e->row_bytes);
+          FLYWHEEL_CHECK(e->tensor->rows(first, 1, row.data()));
+          n = static_cast<std::size_t>(std::min<std::uint64_t>(left, e->row_bytes - skip));
+          std::memcpy(out.data(), row.data() + skip, n);
+        }
+        out = out.subspan(n);
+        at += n;
+        offset += n;
+        left -= n;
+      }
+    }
+    return {};
+  });
+}
+
+void computed_source::release(std::uint64_t offset, std::uint64_t length) const noexcept {
+  for (auto e = find(offset); e != entries_.end() && e->offset < offset + length; ++e) e->tensor->release();
+}
+
+}  // namespace flywheel::inline v0::hugging_face

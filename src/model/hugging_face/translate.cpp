@@ -1,0 +1,212 @@
+#include "src/model/hugging_face/translate.hpp"
+
+#include <charconv>
+#include <set>
+#include <utility>
+
+#include "flywheel/detail/try.hpp"
+#include "src/io/reading.hpp"
+#include "src/model/hugging_face/family.hpp"
+
+namespace flywheel::inline v0::hugging_face {
+namespace {
+
+using io::detail::in_quotes;
+
+/// Parts of multimodal models that are not the text model, and what training left behind.
+constexpr std::string_view foreign[] = {"vision",     "visual.",       "audio",       "multi_modal_projector.",
+                                        "projector.", "patch_merger.", "embed_image", "rotary_emb.inv_freq",
+                                        "mtp.",       ".masked_bias",  ".attn.bias"};
+
+bool is_foreign(std::string_view name) noexcept {
+  for (const std::string_view part : foreign)
+    if (name.find(part) != name.npos) return true;
+  return false;
+}
+
+void remove_part(std::string& text, std::string_view part) {
+  if (const std::size_t at = text.find(part); at != text.npos) text.erase(at, part.size());
+}
+
+/// The name as the tables have it: "model.language_model.layers.0.x" is "layers.0.x".
+std::string plain_name(std::string_view full) {
+  std::string name(full);
+  remove_part(name, "language_model.");
+  remove_part(name, "text_model.");
+  for (const std::string_view start : {"model.", "bert.", "roberta."})
+    if (name.starts_with(start)) name.erase(0, start.size());
+  for (const auto& [old, now] : {std::pair{".gamma", ".weight"}, {".beta", ".bias"}})  // TensorFlow's names
+    if (name.ends_with(old)) name.replace(name.size() - std::string_view(old).size(), std::string::npos, now);
+  return name;
+}
+
+/// Whether `name` is `pattern` with numbers for "{}", and what then is left of it.
+bool fits(std::string_view pattern, std::string_view name, std::int64_t (&numbers)[2], std::string_view& rest) {
+  std::size_t n = 0;
+  while (!pattern.empty()) {
+    if (pattern.starts_with("{}")) {
+      if (n == std::size(numbers)) return false;
+      const auto [end, failed] = std::from_chars(name.data(), name.data() + name.size(), numbers[n]);
+      if (failed != std::errc() || numbers[n] < 0 || numbers[n] > 65535) return false;
+      name.remove_prefix(static_cast<std::size_t>(end - name.data()));
+      pattern.remove_prefix(2);
+      ++n;
+    } else {
+      const std::size_t length = std::min(pattern.find('{'), pattern.size());
+      if (!name.starts_with(pattern.substr(0, length))) return false;
+      name.remove_prefix(length);
+      pattern.remove_prefix(length);
+    }
+  }
+  rest = name;
+  return rest.empty() || rest == ".weight" || rest == ".bias";
+}
+
+std::string with_layer(std::string_view pattern, std::int64_t layer, std::string_view rest) {
+  std::string name(pattern);
+  if (name.empty()) return name;
+  if (const std::size_t at = name.find("{}"); at != name.npos) name.replace(at, 2, std::to_string(layer));
+  return name.append(rest);
+}
+
+struct match {
+  const tensor_row* row = nullptr;
+  tensor_names names;
+};
+
+match find_row(const family& f, std::string_view name) {
+  for (const std::span<const tensor_row> table : f.tensors)
+    for (const tensor_row& row : table) {
+      std::int64_t numbers[2] = {-1, -1};
+      std::string_view rest;
+      if (!fits(row.from, name, numbers, rest)) continue;
+      const std::size_t bar = row.to.find('|');
+      match m{&row, {.layer = numbers[0], .expert = numbers[1]}};
+      m.names.first = with_layer(row.to.substr(0, bar), numbers[0], rest);
+      if (bar != row.to.npos) m.names.second = with_layer(row.to.substr(bar + 1), numbers[0], rest);
+      return m;
+    }
+  return {};
+}
+
+result<void> add_tensors(model_builder& model) {
+  const config& c = model.config();
+  const bool tied = c.flag("tie_word_embeddings", false);
+  const std::int64_t layers = c.layers();
+  if (c.fault()) return *c.fault();
+  std::set<std::int64_t> seen;
+  for (const io::tensor_info& tensor : model.files().weights().tensors()) {
+    if (is_foreign(tensor.name)) continue;
+    const std::string name = plain_name(tensor.name);
+    if (tied && name == "lm_head.weight") continue;  // a copy of the embedding
+    const match m = find_row(model.family(), name);
+    if (m.row == nullptr) {
+      error e = model.wrong(tensor, "models of architecture " + in_quotes(c.architecture()) +
+                                        " have no such tensor, so it cannot be translated");
+      e.code = errc::unsupported;
+      return e;
+    }
+    if (m.names.layer >= layers)
+      return model.wrong(tensor, "config.json says that there are " + std::to_string(layers) + " layers");
+    if (m.names.layer >= 0) seen.insert(m.names.layer);
+    FLYWHEEL_CHECK(m.row->how != nullptr ? m.row->how(model, tensor, m.names) : model.add(m.names.first, tensor));
+  }
+  for (std::int64_t layer = 0; layer < layers; ++layer)
+    if (!seen.contains(layer))
+      return error{errc::malformed,
+                   "the weights have no tensor of layer " + std::to_string(layer) + "; is a file missing?",
+                   model.files().path().string()};
+  return {};
+}
+
+result<void> add_keys(model_builder& model) {
+  const config& c = model.config();
+  for (const key_row& row : model.family().keys) {
+    if (row.type == key_type::number) {
+      if (const auto x = c.number(row.from)) model.set_number(row.to, *x);
+    } else if (row.required) {
+      model.set_count(row.to, c.required(row.from));
+    } else if (const auto n = c.count(row.from)) {
+      model.set_count(row.to, *n);
+    }
+  }
+  if (const json& causal = c.find("is_causal"); causal.is_boolean() && !causal.get<bool>())
+    model.set("attention.causal", false);
+  if (c.fault()) return *c.fault();
+  return {};
+}
+
+/// How sentence-transformers make one vector of many: the folder that modules.json names says it.
+result<void> add_pooling(model_builder& model) {
+  FLYWHEEL_TRY(const json modules, model.files().read_json("modules.json"));
+  if (!modules.is_array()) return {};
+  for (const json& module : modules) {
+    if (!text_of(member(module, "type")).ends_with("Pooling")) continue;
+    const std::string file = std::string(text_of(member(module, "path"))) + "/config.json";
+    if (file.find("..") != file.npos || file.starts_with('/'))
+      return error{errc::malformed, "the path leaves the folder", model.files().where("modules.json")};
+    FLYWHEEL_TRY(const json pooling, model.files().read_json(file));
+    struct mode {
+      const char* flag;
+      std::string_view name;
+      std::uint32_t number;
+    };
+    for (const mode& m : {mode{"pooling_mode_mean_tokens", "mean", 1}, mode{"pooling_mode_cls_token", "cls", 2},
+                          mode{"pooling_mode_lasttoken", "lasttoken", 3}})
+      if (member(pooling, m.flag) == json(true) || text_of(member(pooling, "pooling_mode")) == m.name) {
+        model.set("pooling_type", m.number);
+        return {};
+      }
+    return error{errc::unsupported, "unsupported pooling; known are the mean, the first and the last token",
+                 model.files().where(file)};
+  }
+  return {};
+}
+
+/// general.file_type: what most matrices are stored in.
+std::uint32_t file_type(const io::archive& weights) {
+  std::uint64_t bytes[3] = {};
+  for (const io::tensor_info& t : weights.tensors()) {
+    if (t.type == dtype::u8) return 38;  // MXFP4
+    if (t.dims.rank() < 2) continue;
+    if (t.type == dtype::f32) bytes[0] += t.bytes;
+    if (t.type == dtype::f16) bytes[1] += t.bytes;
+    if (t.type == dtype::bf16) bytes[2] += t.bytes;
+  }
+  constexpr std::uint32_t numbers[3] = {0, 1, 32};
+  return numbers[std::max_element(bytes, bytes + 3) - bytes];
+}
+
+}  // namespace
+
+result<io::archive> translate(const folder& from) {
+  FLYWHEEL_TRY(json document, from.read_json("config.json"));
+  if (!document.is_object())
+    return error{errc::malformed, "the file must hold a JSON object", from.where("config.json")};
+  config c(std::move(document), from.where("config.json"));
+  const family* f = find_family(c.architecture());
+  if (f == nullptr && c.architecture().empty())
+    return error{errc::malformed, "the file names no model architecture", c.where() + ": key 'architectures'"};
+  if (f == nullptr)
+    return error{errc::unsupported,
+                 "unsupported architecture " + in_quotes(c.architecture()) + "; known are " + known_architectures(),
+                 c.where() + ": key 'architectures'"};
+  c.set_defaults(f->defaults);
+
+  model_builder model(from, c, *f);
+  model.metadata.set("general.architecture", std::string(f->architecture));
+  model.metadata.set("general.type", std::string("model"));
+  model.metadata.set("general.name", from.path().filename().string());
+  model.metadata.set("general.file_type", file_type(from.weights()));
+  model.metadata.set("general.quantization_version", std::uint32_t{2});
+  FLYWHEEL_CHECK(add_keys(model));
+  FLYWHEEL_CHECK(f->finish(model));
+  if (c.fault()) return *c.fault();
+  FLYWHEEL_CHECK(add_pooling(model));
+  FLYWHEEL_CHECK(add_tensors(model));
+  FLYWHEEL_TRY(const std::int64_t rows, model.embedding_rows());
+  FLYWHEEL_CHECK(add_vocabulary(model, rows));
+  return model.finish();
+}
+
+}  // namespace flywheel::inline v0::hugging_face
