@@ -47,8 +47,11 @@ set(arm "^(aarch64|arm64|ARM64)$")
 flywheel_isa(generic        ".*"    "" "true")
 flywheel_isa(x86_avx2       "${x86}" "-mavx2 -mfma -mf16c -mbmi2" "cpu.avx2 && cpu.fma && cpu.f16c && cpu.bmi2")
 flywheel_isa(x86_avxvnni    "${x86}" "-mavx2 -mfma -mf16c -mbmi2 -mavxvnni" "cpu.avx2 && cpu.fma && cpu.f16c && cpu.bmi2 && cpu.avxvnni" x86_avx2)
-flywheel_isa(x86_avx512vnni "${x86}" "-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512"
-             "cpu.avx2 && cpu.fma && cpu.f16c && cpu.bmi2 && cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512vnni" x86_avx2)
+set(avx512vnni_flags "-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512")
+set(avx512vnni_test
+  "cpu.avx2 && cpu.fma && cpu.f16c && cpu.bmi2 && cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512vnni")
+flywheel_isa(x86_avx512vnni "${x86}" "${avx512vnni_flags}" "${avx512vnni_test}" x86_avx2)
+flywheel_isa(x86_zen4       "${x86}" "${avx512vnni_flags}" "cpu.amd_family == 0x19 && ${avx512vnni_test}" x86_avx512vnni)
 flywheel_isa(arm64_dotprod  "${arm}" "-march=armv8.2-a+dotprod+fp16" "cpu.dotprod && cpu.fp16")
 flywheel_isa(arm64_i8mm     "${arm}" "-march=armv8.2-a+dotprod+fp16+i8mm" "cpu.dotprod && cpu.fp16 && cpu.i8mm" arm64_dotprod)
 flywheel_isa(wasm_simd128   "^wasm"  "-msimd128" "true")

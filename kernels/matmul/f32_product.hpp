@@ -110,8 +110,8 @@ struct f32_product {
         std::memcpy(tile, x + row * x_stride, static_cast<std::size_t>(k) * sizeof(float));
         continue;
       }
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t i = 0; i < k; ++i) tile[i * rows + r] = x[(row + r) * x_stride + i];
+      for (std::int64_t i = 0; i < k; ++i)
+        for (std::int64_t r = 0; r < rows; ++r) tile[i * rows + r] = x[(row + r) * x_stride + i];
     }
   }
 

@@ -10,13 +10,13 @@ namespace {
 
 /// Six rows by two vectors of columns: 12 int32 and 12 f32 accumulators, the weights and one broadcast fit 32
 /// registers. Two such tiles at once halve what unpacking codes and loading weights costs per product; their f32 sums
-/// are in L1.
-template <class S>
+/// are in L1. Sums are the same either way.
+template <class S, int AtOnce>
 struct dot4_tiles {
   using V = typename S::floats;
   using W = typename S::bytes;
   static constexpr std::int64_t tile_rows = 6;
-  static constexpr int tiles_at_once = 2;
+  static constexpr int tiles_at_once = AtOnce;
 
   /// Steps Step .. End - 1: acc[r][v] += four products each. The codes of the block begin `head` bytes from x.
   template <class Panel, int R, int T, int Step, int End>

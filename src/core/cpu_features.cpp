@@ -64,12 +64,15 @@ std::uint32_t saved_states() noexcept {
 
 cpu_features detect_cpu_features() noexcept {
   cpu_features f;
+  const registers zero = cpuid(0);
   const registers one = cpuid(1);
   const registers seven = cpuid(7, 0);
   const registers seven_one = seven.eax >= 1 ? cpuid(7, 1) : registers{};
   const std::uint32_t states = bit(one.ecx, 27) ? saved_states() : 0;
   const bool ymm = (states & 0x06U) == 0x06U;         // XMM, YMM
   const bool zmm = ymm && (states & 0xe0U) == 0xe0U;  // opmask, upper halves of ZMM0-15, ZMM16-31
+  if (zero.ebx == 0x68747541U && zero.edx == 0x69746e65U && zero.ecx == 0x444d4163U)  // "AuthenticAMD"
+    f.amd_family = (one.eax >> 8 & 0xfU) + (one.eax >> 20 & 0xffU);                   // base and extended family
   f.bmi2 = bit(seven.ebx, 8);
   f.avx = ymm && bit(one.ecx, 28);
   f.fma = f.avx && bit(one.ecx, 12);

@@ -7,6 +7,7 @@ namespace flywheel::inline v0 {
 
 /// Every field exists on every architecture, false where it has no meaning.
 struct cpu_features {
+  unsigned amd_family = 0;  // x86, made by AMD: 0x19 are Zen 3 and Zen 4; otherwise 0
   // x86; the AVX ones only when the system saves YMM registers, the AVX-512 ones when it saves ZMM registers.
   bool avx = false;
   bool avx2 = false;

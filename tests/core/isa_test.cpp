@@ -109,7 +109,11 @@ TEST_CASE("an unknown ISA is an error that lists the names", "[isa]") {
 TEST_CASE("detected features are those the kernel reports", "[isa]") {
   std::set<std::string> flags;
   std::ifstream file("/proc/cpuinfo");
+  std::string vendor;
+  [[maybe_unused]] unsigned family = 0;
   for (std::string line; flags.empty() && std::getline(file, line);) {
+    if (line.rfind("vendor_id", 0) == 0) vendor = line.substr(line.find(':') + 2);
+    if (line.rfind("cpu family", 0) == 0) family = static_cast<unsigned>(std::stoul(line.substr(line.find(':') + 1)));
     if (line.rfind("flags", 0) != 0 && line.rfind("Features", 0) != 0) continue;
     std::istringstream words(line.substr(line.find(':') + 1));
     for (std::string word; words >> word;) flags.insert(word);
@@ -121,6 +125,8 @@ TEST_CASE("detected features are those the kernel reports", "[isa]") {
     WARN("skipped: /proc/cpuinfo does not describe this CPU");
     return;
   }
+  CHECK((cpu.amd_family != 0) == (vendor == "AuthenticAMD"));
+  if (vendor == "AuthenticAMD") CHECK(cpu.amd_family == family);
   CHECK(cpu.avx == has("avx"));
   CHECK(cpu.avx2 == has("avx2"));
   CHECK(cpu.fma == has("fma"));
