@@ -31,7 +31,9 @@ int convert_model(const convert_args& args) {
   const interrupt stop;
   const io::archive from = open_model_archive(args.model).value();
   progress_bar bar("converting " + args.model);
-  options.context = context::create({.threads = args.threads}).value();
+  context_options machine;
+  machine.threads = args.threads;
+  options.context = context::create(machine).value();
   options.control = {bar.callback(), stop.token()};
   auto done = convert(from, args.out, options);
   if (!done && done.error().code == errc::invalid_argument && done.error().where == "type")

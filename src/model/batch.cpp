@@ -17,17 +17,6 @@ namespace {
 /// A common beginning that saves less is not worth a wait or a copy of a page.
 constexpr std::int64_t least_shared = 16;
 
-struct entry {
-  batch::member name = 0;
-  std::unique_ptr<session::state> held;
-};
-
-/// What a member computes in a step.
-struct share {
-  std::size_t index = 0;  ///< Of the member.
-  std::int64_t tokens = 0;
-};
-
 /// Length of the common beginning, which is looked for up to `most` tokens.
 std::int64_t common_tokens(const session::state& a, const session::state& b, std::int64_t most) {
   const auto end = a.tokens.begin() + most;
@@ -43,6 +32,16 @@ std::int64_t usable(const detail::kv_cache& cache, std::int64_t positions) {
 }  // namespace
 
 struct batch::state {
+  struct entry {
+    member name = 0;
+    std::unique_ptr<session::state> held;
+  };
+  /// What a member computes in a step.
+  struct share {
+    std::size_t index = 0;  ///< Of the member.
+    std::int64_t tokens = 0;
+  };
+
   std::shared_ptr<const flywheel::model::state> model;
   session_options options;
   std::unique_ptr<detail::workspace> work;
@@ -150,7 +149,7 @@ result<batch::member> batch::join(session alone) {
 
 result<session> batch::leave(member who) {
   return detail::guarded([&]() -> result<session> {
-    FLYWHEEL_TRY(entry* const e, state_->at(who));
+    FLYWHEEL_TRY(state::entry* const e, state_->at(who));
     FLYWHEEL_CHECK(e->held->become_alone());
     session out(std::move(e->held));
     state_->erase(e);
@@ -160,7 +159,7 @@ result<session> batch::leave(member who) {
 
 result<void> batch::remove(member who) {
   return detail::guarded([&]() -> result<void> {
-    FLYWHEEL_TRY(entry* const e, state_->at(who));
+    FLYWHEEL_TRY(state::entry* const e, state_->at(who));
     state_->erase(e);
     return {};
   });
@@ -168,7 +167,7 @@ result<void> batch::remove(member who) {
 
 result<void> batch::append(member who, std::span<const token_id> ids) {
   return detail::guarded([&]() -> result<void> {
-    FLYWHEEL_TRY(entry* const e, state_->at(who));
+    FLYWHEEL_TRY(state::entry* const e, state_->at(who));
     FLYWHEEL_CHECK(e->held->append(ids, true));
     state_->list_ready();
     return {};
@@ -301,7 +300,7 @@ result<std::size_t> batch::step(const control& control) {
 
 std::size_t batch::pending() const noexcept {
   std::int64_t total = 0;
-  for (const entry& e : state_->members)
+  for (const state::entry& e : state_->members)
     if (!e.held->has_logits && !e.held->tokens.empty()) total += std::max<std::int64_t>(1, e.held->pending());
   return static_cast<std::size_t>(total);
 }
@@ -309,12 +308,12 @@ std::size_t batch::pending() const noexcept {
 std::span<const batch::member> batch::ready() const noexcept { return state_->ready; }
 
 std::span<const float> batch::logits(member who) const noexcept {
-  const entry* const e = state_->find(who);
+  const state::entry* const e = state_->find(who);
   return e == nullptr ? std::span<const float>{} : e->held->logits_view();
 }
 
 std::span<const token_id> batch::tokens(member who) const noexcept {
-  const entry* const e = state_->find(who);
+  const state::entry* const e = state_->find(who);
   return e == nullptr ? std::span<const token_id>{} : std::span<const token_id>(e->held->tokens);
 }
 
@@ -325,7 +324,7 @@ model batch::model() const noexcept { return flywheel::model(state_->model); }
 std::size_t batch::kv_bytes() const {
   std::map<const void*, std::size_t> blocks;
   std::size_t total = 0;
-  for (const entry& e : state_->members)
+  for (const state::entry& e : state_->members)
     total += e.held->cache.visit_blocks([&](const void* block, std::size_t bytes) { blocks[block] = bytes; });
   for (const auto& [block, bytes] : blocks) total += bytes;
   return total;
@@ -333,7 +332,7 @@ std::size_t batch::kv_bytes() const {
 
 std::size_t batch::arena_bytes() const noexcept {
   std::size_t total = state_->work->bytes() + state_->logits.size();
-  for (const entry& e : state_->members) total += e.held->logits.size();
+  for (const state::entry& e : state_->members) total += e.held->logits.size();
   return total;
 }
 

@@ -14,6 +14,7 @@
 using namespace flywheel;
 using namespace flywheel::test;
 
+namespace delta_net_step {
 namespace {
 
 constexpr std::int64_t vocab = 50, width = 32, layers = 2;
@@ -163,3 +164,5 @@ TEST_CASE("A delta net that does not fit is refused") {
   CHECK(message_with([](auto& a) { a.head_v_dim = 0; }).find("0 heads") != std::string::npos);
   CHECK(message_with([](auto& a) { a.head_k_dim = 16; }).find("columns") != std::string::npos);
 }
+
+}  // namespace delta_net_step

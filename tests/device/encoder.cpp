@@ -13,6 +13,7 @@
 using namespace flywheel;
 using namespace flywheel::test;
 
+namespace encoder_steps {
 namespace {
 
 constexpr std::int32_t n_vocab = 57;
@@ -140,3 +141,5 @@ TEST_CASE("An encoder without token types takes the first") {
   std::fill(t.types.begin(), t.types.end(), 0);
   CHECK(untyped == together(runner, {t}));
 }
+
+}  // namespace encoder_steps

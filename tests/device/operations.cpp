@@ -15,6 +15,7 @@ using namespace flywheel::test;
 using graph::op;
 using graph::value;
 
+namespace rowwise_steps {
 namespace {
 
 constexpr std::int64_t width = 64, heads = 4, kv_heads = 2, head = 16, experts = 6, hidden = 40;
@@ -289,3 +290,5 @@ TEST_CASE("Experts with biases, and every way of choosing and weighing them") {
       CHECK(difference(check(f, chosen(a, true, true, true)), without) > 0.05);
     }
 }
+
+}  // namespace rowwise_steps

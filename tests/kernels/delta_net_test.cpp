@@ -10,6 +10,7 @@ using namespace flywheel::test;
 using kernels::delta_net_args;
 using kernels::kernel_set;
 
+namespace delta_net_kernels {
 namespace {
 
 struct shape_case {
@@ -145,3 +146,5 @@ TEST_CASE("gates of a delta net are right at the ends of their range", "[kernels
     for (const float s : state_with(1e30f, 1e30f)) CHECK(std::isfinite(s));
   }
 }
+
+}  // namespace delta_net_kernels

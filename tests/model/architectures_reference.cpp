@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "flywheel/model/model.hpp"
-#include "model/architecture.hpp"
+#include "src/model/architecture.hpp"
 #include "model/reference/random_models.hpp"
 #include "model/reference/references.hpp"
 #include "support/catch.hpp"

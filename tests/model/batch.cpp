@@ -263,7 +263,10 @@ TEST_CASE("what cannot be done with a batch is said", "[batch]") {
   batch sliding = make(m, slide);
   const batch::member slid = *sliding.join(some_ids(39));
   run(sliding);
-  for (int i = 0; i < 5; ++i) REQUIRE(sliding.append(slid, some_ids(1, 3))), run(sliding);
+  for (int i = 0; i < 5; ++i) {
+    REQUIRE(sliding.append(slid, some_ids(1, 3)));
+    run(sliding);
+  }
   CHECK(sliding.tokens(slid).size() < 30);
   check_ready(sliding, m);
 }
@@ -286,7 +289,7 @@ void check_same(const generation& a, const generation& b) {
   CHECK(a.end_token == b.end_token);
   REQUIRE(a.top.size() == b.top.size());
   for (std::size_t i = 0; i < a.top.size(); ++i)
-    CHECK((a.top[i].id == b.top[i].id && a.top[i].probability == b.top[i].probability));
+    CHECK((a.top[i].id == b.top[i].id && a.top[i].logprob == b.top[i].logprob));
 }
 
 TEST_CASE("many requests are generated as each would be alone", "[batch]") {

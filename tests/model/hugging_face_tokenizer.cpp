@@ -40,7 +40,7 @@ json tokenizer_json(const io::metadata& m) {
   const auto kinds = m.integers("tokenizer.ggml.token_type").value();
   json vocab = json::object(), added = json::array();
   for (std::size_t id = 0; id < tokens.size(); ++id) {
-    if (kinds[id] == control || kinds[id] == user_defined || kinds[id] == unknown)
+    if (kinds[id] == test::control || kinds[id] == user_defined || kinds[id] == unknown)
       added.push_back(
           {{"id", id}, {"content", tokens[id]}, {"special", kinds[id] != user_defined}, {"normalized", false}});
     else
@@ -329,7 +329,7 @@ TEST_CASE("tokenizer.model: pieces, scores, types and roles") {
     const auto kinds = more.integers("tokenizer.ggml.token_type").value();
     const auto at = static_cast<std::size_t>(n);
     CHECK(tokens[at] == "<|x|>");
-    CHECK(kinds[at] == control);
+    CHECK(kinds[at] == test::control);
     CHECK(tokens[at + 1] == "  y");
     CHECK(kinds[at + 1] == user_defined);
     CHECK(kinds[at + 2] == 5);

@@ -19,8 +19,8 @@ struct convert_options {
   /// that are not whole blocks of it become f16. Vectors, norms and routers stay f32, and matrices that are already
   /// quantized stay as they are.
   std::optional<dtype> type;
-  flywheel::context context;  ///< Threads; empty: one with default options is created.
-  flywheel::control control;  ///< Progress in bytes written, and cancellation.
+  flywheel::context context = {};  ///< Threads; empty: one with default options is created.
+  flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
 };
 
 /// What was written.

@@ -13,7 +13,7 @@ namespace flywheel::inline v0::device {
 namespace {
 
 /// Tokens per task: storing the slice once more for each of them costs little beside attending it.
-constexpr std::int64_t block_tokens = 256;
+constexpr std::int64_t block_queries = 256;
 constexpr dtype page_type = dtype::f32;
 
 class bidirectional_attention_step final : public step {
@@ -43,9 +43,9 @@ class bidirectional_attention_step final : public step {
         task -= blocks(*slice) * a_.n_kv_heads;
         row += slice->n_tokens;
       }
-      const std::int64_t head = task / blocks(*slice), begin = task % blocks(*slice) * block_tokens;
+      const std::int64_t head = task / blocks(*slice), begin = task % blocks(*slice) * block_queries;
       store(w, where, row, slice->n_tokens, head);
-      attend(w, where, row, slice->n_tokens, head, begin, std::min(slice->n_tokens, begin + block_tokens));
+      attend(w, where, row, slice->n_tokens, head, begin, std::min(slice->n_tokens, begin + block_queries));
     });
   }
 
@@ -56,7 +56,7 @@ class bidirectional_attention_step final : public step {
     std::size_t table = 0;  ///< Pointers to the pages.
     std::size_t pages = 0;
     std::size_t keys = 0;     ///< [kv_page_tokens, head_dim]: a page's keys, rotated.
-    std::size_t queries = 0;  ///< [block_tokens, group, head_dim]
+    std::size_t queries = 0;  ///< [block_queries, group, head_dim]
     std::size_t results = 0;  ///< The same.
     std::size_t scratch = 0;  ///< Of the kernel.
     std::size_t total = 0;
@@ -64,13 +64,13 @@ class bidirectional_attention_step final : public step {
 
   [[nodiscard]] std::int64_t group() const { return a_.n_heads / a_.n_kv_heads; }
   [[nodiscard]] static std::int64_t blocks(const sequence_slice& s) {
-    return (s.n_tokens + block_tokens - 1) / block_tokens;
+    return (s.n_tokens + block_queries - 1) / block_queries;
   }
   [[nodiscard]] std::size_t page_bytes() const { return kernels::kv_page_bytes(page_type, 1, a_.head_dim); }
 
   [[nodiscard]] layout layout_of(std::int64_t tokens) const {
     const auto pages = static_cast<std::size_t>((tokens + kv_page_tokens - 1) / kv_page_tokens);
-    const std::int64_t rows = std::min(tokens, block_tokens) * group();
+    const std::int64_t rows = std::min(tokens, block_queries) * group();
     const auto floats = [&](std::int64_t n) { return align64(static_cast<std::size_t>(n * a_.head_dim) * 4); };
     layout l;
     l.pages = l.table + align64(pages * sizeof(std::byte*));

@@ -2,10 +2,6 @@
 
 namespace flywheel::inline v0::hugging_face {
 
-#define FLYWHEEL_FAMILY(name, page) extern const family page##_family;
-#include "src/model/hugging_face/families.inc"
-#undef FLYWHEEL_FAMILY
-
 namespace {
 
 struct registration {

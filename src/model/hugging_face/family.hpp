@@ -62,4 +62,8 @@ struct family {
 /// [experts, 2n, k]: the first n rows of each, and the last n.
 [[nodiscard]] result<void> expert_halves(model_builder&, const io::tensor_info&, const tensor_names&);
 
+#define FLYWHEEL_FAMILY(name, page) extern const family page##_family;
+#include "src/model/hugging_face/families.inc"
+#undef FLYWHEEL_FAMILY
+
 }  // namespace flywheel::inline v0::hugging_face
