@@ -86,7 +86,7 @@ std::vector<double> check(const fixture& f, const graph::graph& plain, std::int6
   for (const double x : want) scale = std::max(scale, std::abs(x));
   for (const graph::graph& g : {plain, graph::optimize(plain)})
     for (const std::size_t chunk : {std::size_t{75}, std::size_t{10}, std::size_t{1}}) {
-      graph_runner runner(g, f.file, device::make_cpu_device("").value(), make_thread_team(2).value());
+      graph_runner runner(g, f.file, device::make_cpu_device("").value(), serial_executor());
       runner.n_ctx = n_ctx;
       test_cache cache(g, dtype::f32, 128);
       const std::vector<float> got = runner.run_all(ids, cache, chunk);
