@@ -105,7 +105,8 @@ inline prediction qwen35(const model_file& m, std::span<const std::int32_t> ids)
   const double eps = m.number("attention.layer_norm_rms_epsilon");
   prediction p;
   rows x = embedding(m.get("token_embd.weight"), ids);
-  for (std::size_t layer = 0; layer < m.count("block_count"); ++layer) {
+  const std::size_t n_layers = m.count("block_count") - m.count("nextn_predict_layers", 0);  // those predict no logits
+  for (std::size_t layer = 0; layer < n_layers; ++layer) {
     const std::string block = block_name(layer);
     const rows h = rms_norm(x, m.values(block + "attn_norm.weight"), eps);
     const bool full = (layer + 1) % m.count("full_attention_interval") == 0;

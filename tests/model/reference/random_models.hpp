@@ -141,13 +141,15 @@ inline random_model random_mistral3(bool experts) {
   for (const char* name : {"attention.key_length", "attention.value_length", "rope.dimension_count"})
     make.count(name, 32);
   make.key("rope.freq_base", 1000.0F);
-  make.key("rope.scaling.type", std::string("yarn"));
-  make.key("rope.scaling.factor", 4.0F);
-  make.count("rope.scaling.original_context_length", 64);
-  make.key("rope.scaling.yarn_beta_fast", 4.0F);
-  make.key("rope.scaling.yarn_beta_slow", 0.5F);
-  make.key("rope.scaling.yarn_log_multiplier", 1.0F);
-  make.key("attention.temperature_scale", 0.3F);
+  if (!experts) {  // Ministral 3; Mistral Small 3 has neither
+    make.key("rope.scaling.type", std::string("yarn"));
+    make.key("rope.scaling.factor", 4.0F);
+    make.count("rope.scaling.original_context_length", 64);
+    make.key("rope.scaling.yarn_beta_fast", 4.0F);
+    make.key("rope.scaling.yarn_beta_slow", 0.5F);
+    make.key("rope.scaling.yarn_log_multiplier", 1.0F);
+    make.key("attention.temperature_scale", 0.3F);
+  }
   llama_tensors(make, m, 32);
   return make.finish();
 }
@@ -246,12 +248,14 @@ inline random_model random_gemma4(bool small_device) {
   return make.finish();
 }
 
-inline random_model random_qwen35moe() {
+/// `nextn`: with a block that predicts further tokens behind the layers, as converters write it. Nobody reads it, so
+/// the results are those of the model without.
+inline random_model random_qwen35moe(bool nextn) {
   tiny_model m = small("qwen35moe", 5, 11);
   m.tied = false;
   m.experts = 6;
   m.experts_used = 2;
-  model_maker make("qwen35moe", m);
+  model_maker make(nextn ? "qwen35moe_nextn" : "qwen35moe", m);
   const std::int64_t head = 32, state = 32, key_heads = 2, value_heads = 4, n_ff_exp = 32, n_ff_shared = 48;
   const std::int64_t keys = key_heads * state, values = value_heads * state;
   make.key("attention.layer_norm_rms_epsilon", 1e-6F);
@@ -268,15 +272,29 @@ inline random_model random_qwen35moe() {
   make.count("ssm.time_step_rank", 4);
   make.count("ssm.inner_size", 128);
   make.count("full_attention_interval", 3);
+  if (nextn) {
+    make.count("block_count", 6);
+    make.count("nextn_predict_layers", 1);
+    make.key("attention.recurrent_layers", std::vector<bool>{true, true, false, true, true, false});
+  }
 
   make.matrix("token_embd.weight", {m.vocab, m.hidden}, 4);
+  const auto attention = [&](const std::string& block) {
+    make.attention(block, m.hidden, 2 * m.heads * head, m.kv_heads * head, m.heads * head);
+    make.norm(block + "attn_q_norm.weight", head);
+    make.norm(block + "attn_k_norm.weight", head);
+  };
+  const auto feed_forward = [&](const std::string& block) {
+    make.norm(block + "post_attention_norm.weight", m.hidden);
+    make.experts(block, m.hidden, n_ff_exp, m.experts);
+    make.matrix(block + "ffn_gate_inp_shexp.weight", {m.hidden}, 2);
+    make.feed_forward(block, "_shexp", m.hidden, n_ff_shared);
+  };
   for (std::int32_t layer = 0; layer < m.layers; ++layer) {
     const std::string block = "blk." + std::to_string(layer) + ".";
     make.norm(block + "attn_norm.weight", m.hidden);
     if ((layer + 1) % 3 == 0) {
-      make.attention(block, m.hidden, 2 * m.heads * head, m.kv_heads * head, m.heads * head);
-      make.norm(block + "attn_q_norm.weight", head);
-      make.norm(block + "attn_k_norm.weight", head);
+      attention(block);
     } else {
       make.matrix(block + "attn_qkv.weight", {2 * keys + values, m.hidden}, 2);
       make.matrix(block + "attn_gate.weight", {values, m.hidden}, 2);
@@ -290,13 +308,19 @@ inline random_model random_qwen35moe() {
       make.norm(block + "ssm_norm.weight", state);
       make.matrix(block + "ssm_out.weight", {m.hidden, values}, 2);
     }
-    make.norm(block + "post_attention_norm.weight", m.hidden);
-    make.experts(block, m.hidden, n_ff_exp, m.experts);
-    make.matrix(block + "ffn_gate_inp_shexp.weight", {m.hidden}, 2);
-    make.feed_forward(block, "_shexp", m.hidden, n_ff_shared);
+    feed_forward(block);
   }
   make.norm("output_norm.weight", m.hidden);
   make.matrix("output.weight", {m.vocab, m.hidden});
+  if (nextn) {
+    const std::string block = "blk." + std::to_string(m.layers) + ".";
+    make.norm(block + "attn_norm.weight", m.hidden);
+    attention(block);
+    feed_forward(block);
+    make.matrix(block + "nextn.eh_proj.weight", {m.hidden, 2 * m.hidden});
+    for (const char* name : {"enorm", "hnorm", "shared_head_norm"})
+      make.norm(block + "nextn." + name + ".weight", m.hidden);
+  }
   return make.finish();
 }
 
@@ -360,7 +384,8 @@ inline std::vector<random_model> random_models() {
   models.push_back(random_qwen3());
   models.push_back(random_gemma4(true));
   models.push_back(random_gemma4(false));
-  models.push_back(random_qwen35moe());
+  models.push_back(random_qwen35moe(false));
+  models.push_back(random_qwen35moe(true));
   models.push_back(random_nomic_bert());
   return models;
 }
