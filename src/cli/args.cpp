@@ -72,7 +72,7 @@ void session_args::declare(CLI::App& app, bool with_ctx) {
         ->check(CLI::Range(1, 1 << 24));
   app.add_option("--kv-type", kv_type,
                  "Type of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) "
-                 "or q4_0 (a quarter, lossy)")
+                 "or q4_0 (a third: 5 bits per number)")
       ->check(CLI::IsMember({"f16", "f32", "q8_0", "q4_0"}))
       ->capture_default_str();
 }

@@ -197,7 +197,7 @@ result<void> batch::state::share_beginning(std::size_t index) {
       leader = i;
     }
   }
-  if (awaited >= best + least_shared) {
+  if (awaited > best && awaited >= own.cache.size() + least_shared) {
     limits[index] = 0;
     // So that windows and recurrent states are those at the end of the common beginning.
     if (limits[leader] > 0) limits[leader] = std::min(limits[leader], awaited);

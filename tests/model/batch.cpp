@@ -448,7 +448,8 @@ TEST_CASE("running out of memory in a batch is an error that changes nothing", "
         }
     };
     using members = std::vector<batch::member>;
-    check("join", [](batch& b, members&) { return b.join(some_ids(10)); });
+    const std::vector<token_id> ten = some_ids(10);
+    check("join", [&](batch& b, members&) { return b.join(ten); });
     check("leave", [](batch& b, members& who) { return b.leave(who[1]); });
     check("step", [](batch& b, members&) { return b.step(); });
     CHECK(failures > 15);

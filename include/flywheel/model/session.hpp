@@ -34,8 +34,8 @@ enum class when_full : std::uint8_t {
 struct session_options {
   std::int32_t n_ctx = 0;      ///< Tokens the session can hold; 0: what the model was trained for, at most 4096.
   std::int32_t n_batch = 512;  ///< Tokens per prefill chunk: sets the arena's size.
-  /// Of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) or q4_0 (a quarter, lossy). The
-  /// last two need a head size that is a multiple of 32.
+  /// Of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) or q4_0 (a third: heads are rotated,
+  /// values have 4 bits and keys 5). The last two need a head size that is a multiple of 32.
   dtype kv_type = dtype::f16;
   flywheel::when_full when_full = when_full::refuse;
   std::int32_t keep = 0;  ///< Tokens at the front that sliding keeps (a system prompt).
