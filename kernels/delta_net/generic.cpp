@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "kernels/declare.hpp"
-#include "kernels/delta_net/gates.hpp"
+#include "kernels/delta_net/shared.hpp"
 #include "kernels/scalar_math.hpp"
 
 namespace flywheel::inline v0::kernels {

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "kernels/activation/vector.hpp"
-#include "kernels/delta_net/gates.hpp"
+#include "kernels/delta_net/shared.hpp"
 #include "kernels/norm/vector.hpp"
 
 namespace flywheel::inline v0::kernels {

@@ -1,4 +1,4 @@
-// The two gates of a head and token.
+// What all implementations share: the gates of a head and token, and the rows of qkv that the state keeps.
 #pragma once
 
 #include "kernels/delta_net/delta_net.hpp"
