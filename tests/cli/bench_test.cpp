@@ -75,11 +75,26 @@ TEST_CASE("bench model measures a file") {
   CHECK(j.at("decode").at("pct_read_bw") > 0);
   CHECK(j.at("decode").at("pct_read_bw_best") >= j.at("decode").at("pct_read_bw"));
   CHECK(j.at("decode").at("pct_read_bw_with_kv") > j.at("decode").at("pct_read_bw"));
+  CHECK(j.at("sessions").is_null());
   CHECK(j.at("first_token_ms") > 0);
   CHECK(j.at("load_ms") > 0);
   CHECK(j.at("peak_rss_bytes") > 100000);
   CHECK(j.at("roofs").at("int8_ops_per_second") > 0);
   CHECK(j.at("roofs").at("read_bytes_per_second") >= j.at("roofs").at("median_read_bytes_per_second"));
+}
+
+TEST_CASE("bench model decodes several sessions together") {
+  const tiny_file file;
+  arguments args{"bench", "model", file.path, "-p",         "8", "-n",       "4", "-r",
+                 "2",     "-t",    "1",       "--sessions", "3", "--rotate", "4"};
+  const std::string page = flywheel_command(args).out;
+  CHECK(page.find("3 sessions") != std::string::npos);
+  args.push_back("--json");
+  const json j = flywheel_command(args).parsed().at("sessions");
+  CHECK(j.at("count") == 3);
+  CHECK(j.at("tokens") == 4);
+  CHECK(j.at("tps") > 0);
+  CHECK(j.at("times_one") > 0);
 }
 
 TEST_CASE("bench model makes a shape's weights, and takes them away again") {

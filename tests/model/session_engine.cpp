@@ -5,6 +5,7 @@
 
 #include "flywheel/model/batch.hpp"
 #include "flywheel/model/model.hpp"
+#include "model/reference/random_models.hpp"
 #include "support/catch.hpp"
 #include "support/data.hpp"
 #include "support/temp_folder.hpp"
@@ -42,6 +43,12 @@ struct subjects {
     add("f32", [](auto&) {});
     add("q8_0", [](auto& m) { m.weights = dtype::q8_0, m.tied = false, m.heads = 2; });
     add("experts", [](auto& m) { m.experts = 4; });
+    // Windows and shared keys; recurrent states. The sizes of their heads allow all types of caches or not.
+    for (const test::reference::random_model& m :
+         {test::reference::random_gemma4(true), test::reference::random_qwen35moe(false)}) {
+      m.write(folder / m.name);
+      paths.emplace_back(m.name, folder / m.name);
+    }
     const std::filesystem::path trained = test::shared_data("family/models/tiny-base/gguf/tiny-base-f16.gguf");
     if (trained.empty())
       WARN("without the trained model: shared data not found");
