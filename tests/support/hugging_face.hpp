@@ -40,12 +40,12 @@ inline void write_weights(const std::filesystem::path& path, const std::vector<f
 
 /// What a family does, as the test knows it.
 struct hf_family {
-  std::string architecture;                  ///< "LlamaForCausalLM"
-  std::map<std::string, std::string> names;  ///< GGUF name without "blk.N." and ".weight" -> name in the folder.
+  std::string architecture = {};                  ///< "LlamaForCausalLM"
+  std::map<std::string, std::string> names = {};  ///< GGUF name without "blk.N." and ".weight" -> name in the folder.
   std::string layer = "model.layers.";
   bool pairs = false;           ///< Q and K rotate adjacent pairs.
   bool norms_plus_one = false;  ///< but for the names in plain_norms.
-  std::vector<std::string> plain_norms;
+  std::vector<std::string> plain_norms = {};
   std::int64_t head_dim = 16;
   std::int64_t key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;  ///< Of a delta net.
 };

@@ -53,7 +53,7 @@ result<void> alternating_bias(model_builder& model, const io::tensor_info& tenso
   });
 }
 
-constexpr tensor_row tensors[] = {
+constexpr tensor_row gpt_oss_tensors[] = {
     {"layers.{}.self_attn.sinks", "blk.{}.attn_sinks.weight"},
     {"layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"},
     {"layers.{}.mlp.router", "blk.{}.ffn_gate_inp"},
@@ -79,7 +79,9 @@ result<void> finish_gpt_oss(model_builder& model) {
 
 }  // namespace
 
-constinit const family gpt_oss_family = {
-    .architecture = "gpt-oss", .keys = decoder_keys, .tensors = {tensors, decoder_tensors}, .finish = finish_gpt_oss};
+constinit const family gpt_oss_family = {.architecture = "gpt-oss",
+                                         .keys = decoder_keys,
+                                         .tensors = {gpt_oss_tensors, decoder_tensors},
+                                         .finish = finish_gpt_oss};
 
 }  // namespace flywheel::inline v0::hugging_face

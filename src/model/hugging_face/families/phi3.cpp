@@ -7,7 +7,7 @@
 namespace flywheel::inline v0::hugging_face {
 namespace {
 
-constexpr tensor_row tensors[] = {
+constexpr tensor_row phi3_tensors[] = {
     {"layers.{}.self_attn.qkv_proj", "blk.{}.attn_qkv"},
     {"layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"},
 };
@@ -54,6 +54,6 @@ result<void> finish_phi3(model_builder& model) {
 }  // namespace
 
 constinit const family phi3_family = {
-    .architecture = "phi3", .keys = decoder_keys, .tensors = {tensors, decoder_tensors}, .finish = finish_phi3};
+    .architecture = "phi3", .keys = decoder_keys, .tensors = {phi3_tensors, decoder_tensors}, .finish = finish_phi3};
 
 }  // namespace flywheel::inline v0::hugging_face

@@ -81,7 +81,7 @@ result<void> value_columns(model_builder& model, const io::tensor_info& tensor, 
   return model.add(to.first, tensor.dims, std::move(rows));
 }
 
-constexpr tensor_row tensors[] = {
+constexpr tensor_row qwen35_tensors[] = {
     {"layers.{}.input_layernorm", "blk.{}.attn_norm", plus_one},
     {"layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm", plus_one},
     {"layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm", plus_one},
@@ -132,11 +132,11 @@ result<void> finish_qwen35(model_builder& model) {
 
 constinit const family qwen35_family = {.architecture = "qwen35",
                                         .keys = decoder_keys,
-                                        .tensors = {tensors, qwen_expert_tensors, decoder_tensors},
+                                        .tensors = {qwen35_tensors, qwen_expert_tensors, decoder_tensors},
                                         .finish = finish_qwen35};
 constinit const family qwen35moe_family = {.architecture = "qwen35moe",
                                            .keys = decoder_keys,
-                                           .tensors = {tensors, qwen_expert_tensors, decoder_tensors},
+                                           .tensors = {qwen35_tensors, qwen_expert_tensors, decoder_tensors},
                                            .finish = finish_qwen35};
 
 }  // namespace flywheel::inline v0::hugging_face
