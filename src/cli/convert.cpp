@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "cli/args.hpp"
 #include "cli/command.hpp"
@@ -31,9 +32,9 @@ int convert_model(const convert_args& args) {
   const interrupt stop;
   const io::archive from = open_model_archive(args.model).value();
   progress_bar bar("converting " + args.model);
-  context_options machine;
-  machine.threads = args.threads;
-  options.context = context::create(machine).value();
+  context_options shared;
+  shared.threads = args.threads;
+  options.context = context::create(std::move(shared)).value();
   options.control = {bar.callback(), stop.token()};
   auto done = convert(from, args.out, options);
   if (!done && done.error().code == errc::invalid_argument && done.error().where == "type")

@@ -40,8 +40,8 @@ inline void write_weights(const std::filesystem::path& path, const std::vector<f
 
 /// What a family does, as the test knows it.
 struct hf_family {
-  std::string architecture = {};                ///< "LlamaForCausalLM"
-  std::map<std::string, std::string> names;  ///< GGUF name without "blk.N." and ".weight" -> name in the folder.
+  std::string architecture = {};                  ///< "LlamaForCausalLM"
+  std::map<std::string, std::string> names = {};  ///< GGUF name without "blk.N." and ".weight" -> name in the folder.
   std::string layer = "model.layers.";
   bool pairs = false;           ///< Q and K rotate adjacent pairs.
   bool norms_plus_one = false;  ///< but for the names in plain_norms.

@@ -18,7 +18,7 @@ struct convert_options {
   /// Of matrices: f32, f16, bf16, or a quantized type that can be encoded (plain rounding). Nothing: as they are. Rows
   /// that are not whole blocks of it become f16. Vectors, norms and routers stay f32, and matrices that are already
   /// quantized stay as they are.
-  std::optional<dtype> type;
+  std::optional<dtype> type = {};
   flywheel::context context = {};  ///< Threads; empty: one with default options is created.
   flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
 };

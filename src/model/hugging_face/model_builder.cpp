@@ -15,6 +15,7 @@ namespace {
 
 /// Tensors come in the order in which a forward pass uses them: embeddings, layers by number, output.
 std::tuple<int, std::int64_t> place_of(std::string_view name) noexcept {
+  if (name == "token_embd.weight") return {-1, 0};
   if (!name.starts_with("blk.")) return {name.starts_with("output") || name.starts_with("cls") ? 2 : 0, 0};
   std::int64_t layer = 0;
   std::from_chars(name.data() + 4, name.data() + name.size(), layer);

@@ -138,7 +138,6 @@ struct reader {
     FLYWHEEL_CHECK(ids());
     text::score_by_merges(from.merges, out.table.tokens, out.table.scores);
     out.keys.set("tokenizer.ggml.merges", from.merges);
-    unknown_token(out.table.find(text_of(member(model, "unk_token"))));
     return {};
   }
 
@@ -280,6 +279,7 @@ result<read_vocabulary> read_tokenizer_json(const folder& from, std::int64_t row
   }
   FLYWHEEL_CHECK(r.added_tokens());
   if (out.model == "bert") mark_words(out.table);
+  if (out.model == "llama") r.unknown_token(out.table.find(text_of(member(model, "unk_token"))));
   r.frame();
   return out;
 }

@@ -1,4 +1,6 @@
 // Gemma 2, 3 and 4 (the text part of the multimodal ones). Norms of 2 and 3 are stored as their distance from 1.
+#include <algorithm>
+
 #include "flywheel/detail/try.hpp"
 #include "src/model/hugging_face/families/decoder.hpp"
 

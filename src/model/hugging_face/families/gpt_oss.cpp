@@ -79,7 +79,9 @@ result<void> finish_gpt_oss(model_builder& model) {
 
 }  // namespace
 
-constinit const family gpt_oss_family = {
-    .architecture = "gpt-oss", .keys = decoder_keys, .tensors = {gpt_oss_tensors, decoder_tensors}, .finish = finish_gpt_oss};
+constinit const family gpt_oss_family = {.architecture = "gpt-oss",
+                                         .keys = decoder_keys,
+                                         .tensors = {gpt_oss_tensors, decoder_tensors},
+                                         .finish = finish_gpt_oss};
 
 }  // namespace flywheel::inline v0::hugging_face
