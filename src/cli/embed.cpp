@@ -74,7 +74,7 @@ action embed_command(CLI::App& app) {
   app.add_flag("--no-normalize", args->no_normalize, "Do not scale the vectors to length 1");
   app.add_option_function<std::string>(
          "--pooling", [args](const std::string& name) { args->pool = poolings.at(name); },
-         "What becomes of the tokens' rows: mean, cls (the first), last, none (all are shown), rank (scores of a\n"
+         "What becomes of the tokens' rows: mean, cls (the first), last, none (all are shown), rank (scores of a "
          "reranker's head) or auto (what the model's file says)")
       ->check(CLI::IsMember(poolings))
       ->default_str("auto");
