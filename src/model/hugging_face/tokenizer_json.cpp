@@ -214,7 +214,8 @@ struct reader {
     return {};
   }
 
-  /// TemplateProcessing: the special tokens before and after a text. RobertaProcessing and BertProcessing: both.
+  /// TemplateProcessing: the special tokens before and after a text. RobertaProcessing and BertProcessing: both. A file
+  /// without any says nothing: the first Llama 3 files are such, and want bos as their rule has it.
   void frame() {
     const json& all = member(document, "post_processor");
     const json& sequence = member(all, "processors");
@@ -238,8 +239,6 @@ struct reader {
       for (const json& p : sequence) one(p);
     else
       one(all);
-    for (const char* key : {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"})
-      if (!out.keys.contains(key)) out.keys.set(key, false);  // a file that says nothing frames nothing
   }
   void set_frame(std::string first, std::string last) {
     out.keys.set("tokenizer.ggml.add_bos_token", !first.empty());
