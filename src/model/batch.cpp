@@ -187,6 +187,8 @@ result<void> batch::state::share_beginning(std::size_t index) {
     // The last token is computed in any case, for its logits.
     const std::int64_t most = std::min(n - 1, static_cast<std::int64_t>(other.tokens.size()));
     if (i == index || most < own.cache.size() + least_shared) continue;
+    const detail::kv_layout& layout = own.cache.layout();
+    if (layout.rotates_long(own.options.n_ctx) != layout.rotates_long(other.options.n_ctx)) continue;
     const std::int64_t common = common_tokens(own, other, most);
     if (const std::int64_t there = usable(other.cache, common); there > best) {
       best = there;
@@ -213,20 +215,26 @@ result<void> batch::state::share_beginning(std::size_t index) {
 result<void> batch::state::plan() {
   shares.clear();
   limits.assign(members.size(), std::numeric_limits<std::int64_t>::max());
-  std::int64_t room = options.n_batch;
   const std::size_t count = members.size();
+  bool prompts = false;
+  for (const entry& e : members) {
+    e.held->recompute_last();
+    prompts = prompts || e.held->pending() > 1;
+  }
+  // One place is left for prompts. Where there is only one place, prompts take turns with the others, token by token.
+  const std::int64_t places = prompts && options.n_batch > 1 ? options.n_batch - 1 : options.n_batch;
+  const std::int64_t longest = options.n_batch > 1 ? 1 : std::numeric_limits<std::int64_t>::max();
   std::size_t next_turn = turn;
-  for (std::size_t i = 0; i < count; ++i) {
+  for (std::size_t i = 0; i < count && std::cmp_less(shares.size(), places); ++i) {
     const std::size_t index = (turn + i) % count;
-    session::state& s = *members[index].held;
-    s.recompute_last();
-    if (room == 0 || s.pending() != 1) continue;
+    const std::int64_t pending = members[index].held->pending();
+    if (pending < 1 || pending > longest) continue;
     shares.push_back({index, 1});
     limits[index] = 0;
-    --room;
     next_turn = (index + 1) % count;
   }
-  turn = room == 0 ? next_turn : 0;
+  turn = std::cmp_equal(shares.size(), places) ? next_turn : 0;
+  std::int64_t room = options.n_batch - static_cast<std::int64_t>(shares.size());
   // The longest sequences take longest: they are not to be the last ones that a worker finds.
   std::sort(shares.begin(), shares.end(), [&](const share& a, const share& b) {
     return members[a.index].held->cache.size() > members[b.index].held->cache.size();
@@ -234,13 +242,15 @@ result<void> batch::state::plan() {
   if (room == 0) return {};
   for (std::size_t i = 0; i < count; ++i)
     if (members[i].held->pending() > 1) FLYWHEEL_CHECK(share_beginning(i));
-  for (std::size_t i = 0; i < count && room > 0; ++i) {
-    const session::state& s = *members[i].held;
-    const std::int64_t tokens = std::min({s.pending(), limits[i] - s.cache.size(), room});
-    if (tokens <= 0) continue;
-    shares.push_back({i, tokens});
-    room -= tokens;
-  }
+  // When no prompt can use the place that was left for it, because they wait for each other, a member that decodes does.
+  for (const bool prompt : {true, false})
+    for (std::size_t i = 0; i < count && room > 0; ++i) {
+      const session::state& s = *members[i].held;
+      const std::int64_t tokens = std::min({s.pending(), limits[i] - s.cache.size(), room});
+      if (tokens <= 0 || (s.pending() > 1) != prompt) continue;
+      shares.push_back({i, tokens});
+      room -= tokens;
+    }
   return {};
 }
 
@@ -321,13 +331,15 @@ std::size_t batch::size() const noexcept { return state_->members.size(); }
 const session_options& batch::options() const noexcept { return state_->options; }
 model batch::model() const noexcept { return flywheel::model(state_->model); }
 
-std::size_t batch::kv_bytes() const {
-  std::map<const void*, std::size_t> blocks;
-  std::size_t total = 0;
-  for (const state::entry& e : state_->members)
-    total += e.held->cache.visit_blocks([&](const void* block, std::size_t bytes) { blocks[block] = bytes; });
-  for (const auto& [block, bytes] : blocks) total += bytes;
-  return total;
+result<std::size_t> batch::kv_bytes() const {
+  return detail::guarded([&]() -> result<std::size_t> {
+    std::map<const void*, std::size_t> blocks;
+    std::size_t total = 0;
+    for (const state::entry& e : state_->members)
+      total += e.held->cache.visit_blocks([&](const void* block, std::size_t bytes) { blocks[block] = bytes; });
+    for (const auto& [block, bytes] : blocks) total += bytes;
+    return total;
+  });
 }
 
 std::size_t batch::arena_bytes() const noexcept {
@@ -412,10 +424,13 @@ result<std::vector<result<generation>>> batch::generate(std::span<const generate
       for (std::size_t i = active.size(); i-- > 0;) {
         running& r = active[i];
         const bool stopped = cancelled || (r.made == nullptr && requests[r.index].options.control.stopped());
-        result<bool> ended = true;
-        if (!stopped) ended = detail::guarded([&] { return serve(r); });
+        const result<bool> ended = detail::guarded([&]() -> result<bool> {
+          if (!stopped) return serve(r);
+          if (r.made) r.made->stop();  // gives the text that it held back
+          return true;
+        });
         if (!ended) {
-          end(i, std::move(ended).error());
+          end(i, ended.error());
         } else if (*ended) {
           generation text = r.made ? std::move(*r.made).take() : generation{};
           if (stopped) text.reason = stop_reason::cancelled;

@@ -144,8 +144,13 @@ class embedder {
     c.stop = options_.control.stop;
     const std::span<float> out(reinterpret_cast<float*>(memory_.mutable_data()), rows_.size() * row_width_);
     FLYWHEEL_CHECK(m_.engine->forward(c, *work_, out));
-    for (std::size_t i = 0; i < caches_.size() && i < pieces_.size(); ++i)
-      caches_[i].advance(static_cast<std::int64_t>(pieces_[i].end));
+    for (std::size_t i = 0; i < caches_.size() && i < pieces_.size(); ++i) {
+      const bool complete = pieces_[i].end == items_[pieces_[i].item].ids.size();
+      if (complete)
+        caches_[i].truncate(0);
+      else
+        caches_[i].advance(static_cast<std::int64_t>(pieces_[i].end));
+    }
     take(out);
     return {};
   }

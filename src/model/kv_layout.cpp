@@ -46,9 +46,13 @@ std::uint64_t kv_layout::digest() const noexcept {
 result<kv_layout> layout_of(const graph::graph& g) {
   kv_layout layout;
   for (const graph::node& n : g.nodes) {
+    if (n.kind == graph::op::rope && n.inputs[2].valid())
+      layout.long_rotation_beyond = n.as<graph::rope_attributes>().original_context;
     if (n.kind == graph::op::attention) {
       const auto& a = n.as<graph::attention_attributes>();
       if (!a.causal) continue;
+      if (a.rope && n.inputs[graph::attention_attributes::long_rope_factors].valid())
+        layout.long_rotation_beyond = a.rope->original_context;
       FLYWHEEL_CHECK(enter(layout, a.layer,
                            kv_slot::attending(static_cast<std::int32_t>(a.n_kv_heads),
                                               static_cast<std::int32_t>(a.head_dim), a.window)));

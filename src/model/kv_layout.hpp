@@ -31,9 +31,16 @@ struct kv_slot {
 
 struct kv_layout {
   std::vector<kv_slot> slots;  ///< By layer.
+  /// Sequences that may grow beyond this many positions store keys that are rotated otherwise (LongRoPE): no use to
+  /// those that may not. 0: all sequences rotate alike.
+  std::int64_t long_rotation_beyond = 0;
   friend bool operator==(const kv_layout&, const kv_layout&) = default;
 
-  /// Of everything above: tells files of another layout apart.
+  /// Which of the two rotations a sequence has that may grow to n_ctx positions.
+  [[nodiscard]] bool rotates_long(std::int64_t n_ctx) const noexcept {
+    return long_rotation_beyond > 0 && n_ctx > long_rotation_beyond;
+  }
+  /// Of the slots: tells files of another layout apart.
   [[nodiscard]] std::uint64_t digest() const noexcept;
 };
 

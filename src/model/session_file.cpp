@@ -2,7 +2,7 @@
 //
 //   char magic[8]        "FLYWKV\r\n": a transfer that changes line ends breaks it
 //   u32 version          2
-//   u32 flags            bit 0: logits are present
+//   u32 flags            bit 0: logits are present; bit 1: keys are rotated for long contexts (kv_layout)
 //   u64 model            engine::digest()
 //   u64 layout           kv_layout::digest()
 //   u32 kv_type          a dtype
@@ -33,7 +33,7 @@ namespace {
 
 constexpr std::array<char, 8> magic = {'F', 'L', 'Y', 'W', 'K', 'V', '\r', '\n'};
 constexpr std::uint32_t version = 2;
-constexpr std::uint32_t has_logits_flag = 1;
+constexpr std::uint32_t has_logits_flag = 1, long_rotation_flag = 2;
 constexpr std::size_t header_bytes = 64;
 constexpr std::size_t checksum_bytes = 8;
 
@@ -61,7 +61,8 @@ struct header {
 header header_of(const session::state& s) {
   header h;
   h.version = version;
-  h.flags = s.has_logits ? has_logits_flag : 0;
+  h.flags =
+      (s.has_logits ? has_logits_flag : 0) | (s.cache.layout().rotates_long(s.options.n_ctx) ? long_rotation_flag : 0);
   h.model = s.engine().digest();
   h.layout = s.cache.layout().digest();
   h.kv_type = static_cast<std::uint32_t>(s.cache.kv_type());
@@ -121,7 +122,7 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
                  "version " + std::to_string(h.version) + " is not known, only " + std::to_string(version) +
                      "; prefill the text again instead",
                  "session file"};
-  if ((h.flags & ~has_logits_flag) != 0) return malformed("unknown flags");
+  if ((h.flags & ~(has_logits_flag | long_rotation_flag)) != 0) return malformed("unknown flags");
   const header own = header_of(s);
   if (h.model != own.model || h.layout != own.layout || h.n_vocab != own.n_vocab)
     return mismatch("the state belongs to another model");
@@ -129,12 +130,18 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
     return mismatch("the state is " + std::string(to_string(static_cast<dtype>(h.kv_type))) +
                     ", this session's cache " + std::string(to_string(s.cache.kv_type())) +
                     "; create the session with that kv_type");
+  if (((h.flags ^ own.flags) & long_rotation_flag) != 0)
+    return mismatch("this model rotates keys otherwise when n_ctx exceeds " +
+                    std::to_string(s.cache.layout().long_rotation_beyond) +
+                    ", and the state's n_ctx was on the other side; " +
+                    "create the session with a like n_ctx, or prefill the text again");
   if (h.page_tokens != own.page_tokens) return mismatch("the state has pages of another size");
   if (h.n_tokens > static_cast<std::uint64_t>(s.options.n_ctx))
     return mismatch("the state holds " + std::to_string(h.n_tokens) + " tokens, this session only " +
                     std::to_string(s.options.n_ctx) + "; create it with a larger n_ctx");
   if (h.n_cached > h.n_tokens) return malformed("more positions are cached than there are tokens");
-  if (h.n_tokens == 0 && (h.flags & has_logits_flag) != 0) return malformed("logits without tokens");
+  if ((h.n_tokens == 0 || h.n_cached < h.n_tokens) && (h.flags & has_logits_flag) != 0)
+    return malformed("logits of tokens that are not computed");
   if (h.reserved != 0) return malformed("the reserved number is not 0");
   // Not more than n_ctx tokens, whose size the session has checked when it was made: nothing overflows.
   const std::size_t expected = header_bytes + h.n_tokens * sizeof(token_id) +

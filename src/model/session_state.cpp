@@ -131,6 +131,8 @@ result<void> session::state::compute(const control& control, const detail::row_r
     return error{errc::invalid_argument, "the session holds no tokens; prefill some first", "session"};
   if (rows == nullptr) {
     if (has_logits) return {};
+    if (work == nullptr)  // a stream outlived the session that it is of
+      return error{errc::invalid_argument, "the session has joined a batch, which computes for it now", "session"};
     recompute_last();
   } else {
     cache.truncate(rows->first);

@@ -131,7 +131,7 @@ TEST_CASE("a common beginning is computed and stored once", "[batch]") {
       for (std::uint64_t i = 0; i < 5; ++i) members.push_back(*b.join(joined(common, some_ids(7, 10 + i))));
       run(b);
       CHECK(m.engine->tokens_computed == 130 + 5 * 7);
-      const std::size_t shared = b.kv_bytes();
+      const std::size_t shared = b.kv_bytes().value();
       // One that comes when the beginning is there, and goes on differently inside a page.
       members.push_back(*b.join(joined(common, some_ids(7, 20))));
       run(b);
@@ -150,7 +150,7 @@ TEST_CASE("a common beginning is computed and stored once", "[batch]") {
         (void)*other.join(joined(some_ids(130, 50 + i), some_ids(7, 10 + i)));
         run(other);
       }
-      separate = other.kv_bytes();
+      separate = other.kv_bytes().value();
       CHECK(shared < separate * 2 / 3);
     }
 }
@@ -246,7 +246,7 @@ TEST_CASE("what cannot be done with a batch is said", "[batch]") {
   check_ready(b, m);
   CHECK(b.arena_bytes() >= 300 * 16 + 2 * 320 * sizeof(float));
   REQUIRE(b.remove(who));
-  CHECK(b.kv_bytes() == 0);
+  CHECK(b.kv_bytes().value() == 0);
   CHECK(b.remove(who).error().code == errc::invalid_argument);
   CHECK(b.leave(who).error().code == errc::invalid_argument);
   CHECK(b.append(who, some_ids(1)).error().code == errc::invalid_argument);
@@ -269,6 +269,59 @@ TEST_CASE("what cannot be done with a batch is said", "[batch]") {
   }
   CHECK(sliding.tokens(slid).size() < 30);
   check_ready(sliding, m);
+}
+
+TEST_CASE("prompts go on although more members decode than a step has places", "[batch]") {
+  for (const std::int32_t n_batch : {1, 4}) {
+    CAPTURE(n_batch);
+    const fake_model m;
+    batch b = make(m, with(250, n_batch));
+    std::vector<batch::member> decoding;
+    for (std::uint64_t i = 0; i < 4; ++i) decoding.push_back(*b.join(some_ids(1, i + 1)));
+    run(b);
+    const batch::member late = *b.join(some_ids(9, 50));
+    for (int i = 0; i < 60 && b.logits(late).empty(); ++i) {
+      for (const batch::member who : decoding)
+        if (!b.logits(who).empty()) REQUIRE(b.append(who, some_ids(1, 70)));
+      REQUIRE(*b.step() == static_cast<std::size_t>(n_batch));
+    }
+    CHECK_FALSE(b.logits(late).empty());
+    check_ready(b, m);
+  }
+}
+
+TEST_CASE("a beginning is not shared between sequences that rotate keys differently", "[batch]") {
+  kv_layout kv = alike(2, 2, 8);
+  kv.long_rotation_beyond = 100;
+  const fake_model m(shaped(kv));
+  for (const std::int32_t n_ctx : {90, 200}) {
+    session first = m.open(with(n_ctx, 16));
+    const std::vector<token_id> ids = some_ids(40);
+    REQUIRE(first.prefill(ids));
+    batch b = make(m, with(80, 16));
+    REQUIRE(b.join(std::move(first)));
+    REQUIRE(b.join(joined(ids, some_ids(5, 9))));
+    m.engine->tokens_computed = 0;
+    run(b);
+    CHECK(m.engine->tokens_computed == (n_ctx == 90 ? 5 : 45));
+  }
+}
+
+TEST_CASE("a stream that outlives its session's move into a batch ends with an error", "[batch]") {
+  const fake_model m;
+  session alone = m.open(with(100, 16));
+  REQUIRE(alone.prefill(some_ids(5)));
+  generate_options greedy;
+  greedy.sampler = sampler_options::greedy();
+  greedy.max_tokens = 10;
+  greedy.ignore_eos = true;
+  generation_stream stream = alone.stream(greedy);
+  auto at = stream.begin();
+  batch b = make(m, with(100, 16));
+  REQUIRE(b.join(std::move(alone)));
+  while (at != stream.end()) ++at;
+  REQUIRE_FALSE(stream.status());
+  CHECK(stream.status().error().code == errc::invalid_argument);
 }
 
 generate_options sampling(std::uint64_t seed, std::int32_t max_tokens) {

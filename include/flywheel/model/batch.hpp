@@ -99,8 +99,8 @@ class FLYWHEEL_API batch {
   /// As created, with defaults filled in.
   [[nodiscard]] const session_options& options() const noexcept;
   [[nodiscard]] flywheel::model model() const noexcept;
-  /// Bytes now held by the members' caches; what they share counts once.
-  [[nodiscard]] std::size_t kv_bytes() const;
+  /// Bytes now held by the members' caches; what they share counts once. Error: out_of_memory.
+  [[nodiscard]] result<std::size_t> kv_bytes() const;
   /// Bytes now held for intermediate results and logits.
   [[nodiscard]] std::size_t arena_bytes() const noexcept;
 
