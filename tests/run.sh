@@ -63,15 +63,16 @@ suite() {  # suite NAME CTEST-OPTIONS...
 # Why a job cannot run here; the job then returns 77.
 skip() { skipped=$1; return 77; }
 
-# Sources are compiled one by one in the first job, which shows that each has the includes it needs, and several at once
-# in the others, which takes half the time.
+# The library's sources are compiled one by one in the first job, which shows that each has the includes it needs. All
+# others are compiled several at once, which takes half the time.
 unity=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=6)
+single=("${unity[@]}" -DFLYWHEEL_UNITY_LIBRARY=OFF)
 
 job_release() {
-  configure release "$cxx" -DCMAKE_BUILD_TYPE=Release && build release all && suite release
+  configure release "$cxx" "${single[@]}" -DCMAKE_BUILD_TYPE=Release && build release all && suite release
 }
 job_install() {
-  configure release "$cxx" -DCMAKE_BUILD_TYPE=Release && build release all &&
+  configure release "$cxx" "${single[@]}" -DCMAKE_BUILD_TYPE=Release && build release all &&
     tests/install/run.sh "$root/build-test/release" "$root/build-test/install" "$cxx" "$clang"
 }
 job_clang() {
