@@ -243,6 +243,12 @@ result<void> check_info(const archive::state* s, const tensor_info& tensor) {
   return {};
 }
 
+/// Whether the shape, in elements of this type, takes the bytes that are stored.
+bool fits(const dtype_info& type, const tensor_info& tensor) noexcept {
+  const std::optional<std::int64_t> elements = detail::checked_elements(tensor.dims.dims());
+  return elements && detail::checked_bytes(type, *elements, tensor.dims.cols()) == tensor.bytes;
+}
+
 }  // namespace
 
 result<archive> archive::open(const std::filesystem::path& path) {
@@ -286,8 +292,12 @@ result<archive> archive::assemble(archive_content content) {
     for (const tensor_info& tensor : s->tensors) {
       if (tensor.part < s->sources.size() && s->sources[tensor.part] == nullptr)
         return error{errc::invalid_argument, "a source is missing", s->where};
-      if (result<void> fits = check_info(s.get(), tensor); !fits)
-        return error{errc::malformed, "the tensor lies outside its source", fits.error().where};
+      if (result<void> inside = check_info(s.get(), tensor); !inside)
+        return error{errc::malformed, "the tensor lies outside its source", inside.error().where};
+      // Of an opaque type only the bytes are known.
+      if (const dtype_info* facts = info(tensor.type); facts != nullptr && !fits(*facts, tensor))
+        return error{errc::malformed, "the shape does not fit the stored bytes",
+                     s->where + ": tensor " + in_quotes(tensor.name)};
     }
     return finish(std::move(s));
   });
@@ -327,9 +337,7 @@ result<tensor_view> archive::view(const tensor_info& tensor) const {
     if (facts == nullptr)
       return refuse(errc::unsupported,
                     "unsupported tensor type " + std::to_string(static_cast<std::uint32_t>(tensor.type)));
-    const std::optional<std::int64_t> elements = detail::checked_elements(tensor.dims.dims());
-    if (!elements || detail::checked_bytes(*facts, *elements, tensor.dims.cols()) != tensor.bytes)
-      return refuse(errc::invalid_argument, "the shape does not fit the stored bytes");
+    if (!fits(*facts, tensor)) return refuse(errc::invalid_argument, "the shape does not fit the stored bytes");
     const std::span<const std::byte> bytes = in_place(*state_, tensor);
     if (bytes.empty() && tensor.bytes > 0)
       return refuse(errc::unsupported,

@@ -23,19 +23,26 @@ constexpr architecture architectures[] = {
 #undef FLYWHEEL_ARCHITECTURE
 };
 
-void read_rope(key_reader& keys, hyperparameters& h) {
+/// "none", "linear", "yarn" or "longrope". Files that do not say it mean what else they hold: factors for long
+/// sequences, as converters of Phi-3 write them, or a plain factor.
+std::string rope_scaling_type(key_reader& keys, const io::archive& file) {
+  if (keys.has("rope.scaling.type")) return keys.string_or("rope.scaling.type", "none");
+  return file.find("rope_factors_long.weight") ? "longrope" : "linear";
+}
+
+void read_rope(key_reader& keys, const io::archive& file, hyperparameters& h) {
   h.rope.head_dim = h.head_dim;
   h.rope.n_rot = keys.integer_or("rope.dimension_count", h.head_dim, 2, h.head_dim);
   if (h.rope.n_rot % 2 != 0)
     keys.refuse("rope.dimension_count", errc::malformed, "an odd number of elements cannot rotate in pairs");
   h.rope.base = keys.number_or("rope.freq_base", 10000, 1.0001, 1e12);
-  const std::string type = keys.string_or("rope.scaling.type", "none");
+  const std::string type = rope_scaling_type(keys, file);
+  if (type == "none") return;
   double factor = keys.number_or("rope.scaling.factor", 0, 0, 1e9);
   if (factor == 0) factor = keys.number_or("rope.scale_linear", 1, 0, 1e9);  // the key of early files
   if (factor == 0) factor = 1;
-  if (type == "none" && !keys.has("rope.scale_linear")) return;
   h.rope.freq_scale = 1 / factor;
-  if (type == "linear" || type == "none") return;
+  if (type == "linear") return;
   if (type != "yarn" && type != "longrope") {
     keys.refuse("rope.scaling.type", errc::unsupported,
                 "unsupported rotary scaling '" + type + "'; known are none, linear, yarn and longrope");
@@ -108,7 +115,7 @@ result<hyperparameters> read_hyperparameters(const io::archive& file) {
     keys.refuse("attention.value_length", errc::unsupported, "unsupported: keys and values of different lengths");
   if (h.n_expert > 0 && h.n_expert_used == 0)
     keys.refuse("expert_used_count", errc::malformed, "a model with experts must say how many it uses");
-  if (!keys.failure) read_rope(keys, h);
+  if (!keys.failure) read_rope(keys, file, h);
   if (keys.failure) return *keys.failure;
   return h;
 }

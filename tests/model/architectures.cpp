@@ -1,5 +1,6 @@
 // Every architecture: random models of the conformance set against their float64 evaluation, and models made here
 // against the meaning of their graph in double precision.
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -430,4 +431,99 @@ TEST_CASE("Numbers of layers are read one by one, and checked") {
   CHECK(error_of("gemma4", 2, "attention.sliding_window_pattern", std::vector<bool>{true}) == errc::malformed);
   CHECK(error_of("granite", 1, "residual_scale", std::nanf("")) == errc::malformed);
   CHECK(error_of("mistral3", 1, "attention.temperature_scale", 0.5F) == errc::malformed);
+}
+
+namespace {
+
+/// A tiny model after `edit`, as its hyperparameters or as its graph.
+struct edited_file {
+  template <class F>
+  edited_file(const char* architecture, std::int32_t layers, F&& edit) {
+    tiny_model m;
+    m.architecture = architecture;
+    m.layers = layers;
+    m.vocabulary = false;
+    write_tiny_model(folder / "m.gguf", m, [&](io::metadata& meta, tensors& list) {
+      editor e{meta, list, m};
+      edit(e);
+    });
+    file = io::archive::open(folder / "m.gguf").value();
+  }
+  [[nodiscard]] detail::hyperparameters numbers() const { return detail::read_hyperparameters(file).value(); }
+  [[nodiscard]] result<graph::graph> build() const {
+    return detail::architecture_of(file.metadata()).value()->build(file, numbers(), detail::graph_output::logits);
+  }
+  temp_folder folder;
+  io::archive file;
+};
+
+void fused_phi3(editor& e) {
+  e.each_layer([&](const std::string& block) {
+    for (const char* name : {"attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"}) e.remove(block + name + ".weight");
+    e.matrix(block + "attn_qkv.weight", {e.m.hidden + 2 * e.kv_width(), e.m.hidden});
+    e.matrix(block + "ffn_up.weight", {2 * e.m.ffn, e.m.hidden});
+  });
+}
+
+}  // namespace
+
+TEST_CASE("Rotary scaling that is not named is what the file has numbers for") {
+  const edited_file longs("phi3", 1, [](editor& e) {
+    e.number("rope.scaling.original_context_length", 64);
+    e.set("rope.scaling.attn_factor", 1.25F);
+    for (const char* name : {"rope_factors_short.weight", "rope_factors_long.weight"}) e.add(name, {e.head() / 2}, 5);
+    fused_phi3(e);
+  });
+  CHECK(longs.numbers().long_rope);
+  CHECK(longs.numbers().rope.attn_factor == 1.25);
+  CHECK(longs.numbers().rope.original_context == 64);
+  REQUIRE(longs.build());
+  const auto scale = [](const char* type, const char* key) {
+    return edited_file("llama", 1,
+                       [&](editor& e) {
+                         if (type) e.set("rope.scaling.type", std::string(type));
+                         e.set(key, 8.0F);
+                       })
+        .numbers()
+        .rope.freq_scale;
+  };
+  CHECK(scale(nullptr, "rope.scaling.factor") == 0.125);
+  CHECK(scale(nullptr, "rope.scale_linear") == 0.125);
+  CHECK(scale("linear", "rope.scaling.factor") == 0.125);
+  CHECK(scale("none", "rope.scaling.factor") == 1);
+  CHECK(scale("none", "rope.scale_linear") == 1);
+}
+
+TEST_CASE("What a decoder cannot do with a file's biases and masks is an error, not left out") {
+  const auto refused = [](const edited_file& f, const std::string& where) {
+    const auto built = f.build();
+    REQUIRE(!built);
+    CHECK(built.error().code == errc::unsupported);
+    CHECK(built.error().where == where);
+  };
+  refused(edited_file("llama", 1, [](editor& e) { e.set("attention.causal", false); }), "llama.attention.causal");
+  for (const std::string part : {"attn_qkv", "ffn_up"})
+    refused(edited_file("phi3", 1,
+                        [&](editor& e) {
+                          fused_phi3(e);
+                          e.add("blk.0." + part + ".bias",
+                                {part == "ffn_up" ? 2 * e.m.ffn : e.m.hidden + 2 * e.kv_width()});
+                        }),
+            "blk.0." + part + ".bias");
+}
+
+TEST_CASE("Biases of values and of the output are in the graph") {
+  const auto uses = [](const edited_file& f, const std::string& name) {
+    const graph::graph g = f.build().value();
+    return std::any_of(g.weights.begin(), g.weights.end(), [&](const auto& w) { return w.name == name; });
+  };
+  CHECK(uses(edited_file("llama", 1, [](editor& e) { e.add("output.bias", {e.m.vocab}); }), "output.bias"));
+  CHECK(uses(edited_file("gemma4", 4,
+                         [](editor& e) {
+                           gemma4_tensors(e);
+                           e.number("expert_count", 4);
+                           e.number("expert_used_count", 2);
+                           e.add("blk.0.attn_v.bias", {16});
+                         }),
+             "blk.0.attn_v.bias"));
 }

@@ -276,6 +276,27 @@ TEST_CASE("A reranker scores pairs with its head", "[embed]") {
   CHECK(failed(open(folder, m).rerank("a", texts{"b"}), errc::unsupported, "3 classes"));
 }
 
+TEST_CASE("Tables of one row may be stored as vectors", "[embed]") {
+  const temp_folder folder;
+  tiny_encoder m;
+  m.scores = 1;
+  // 2: both tables are matrices, 1: vectors, 0: no table of types.
+  const auto scores = [&](std::int64_t rank) {
+    write_tiny_encoder(folder / "m.gguf", m, [&](io::metadata&, std::vector<tiny_tensor>& list) {
+      if (rank == 0) std::erase_if(list, [](const tiny_tensor& t) { return t.plan.name == "token_types.weight"; });
+      for (tiny_tensor& t : list) {
+        if (t.plan.name != "token_types.weight" && t.plan.name != "cls.output.weight") continue;
+        t.values.resize(32);
+        t.plan.dims = rank == 1 ? shape{32} : shape{1, 32};
+      }
+    });
+    return model::open(folder / "m.gguf").value().rerank("what is a fox", texts{"fox", "the dog"}).value();
+  };
+  const std::vector<float> matrices = scores(2);
+  CHECK(scores(1) == matrices);
+  CHECK(scores(0) != matrices);
+}
+
 TEST_CASE("A reranker cuts documents, not queries", "[embed]") {
   const temp_folder folder;
   tiny_encoder m;

@@ -242,6 +242,12 @@ TEST_CASE("Relatives of Llama") {
     CHECK(number(file, "mistral3.rope.scaling.yarn_log_multiplier") == 1);
     CHECK(number(file, "mistral3.attention.temperature_scale") == 0.125);
     CHECK(number(file, "mistral3.rope.freq_base") == 1e6);
+    // A magnitude that is given is all of it: the reader multiplies by 1 + 0.1 ln 16.
+    json given = config;
+    given["text_config"]["rope_parameters"]["attention_factor"] = 1.5;
+    const io::archive own = check_family(f, given, decoder(attention + mlp), dtype::bf16, "language_model.");
+    CHECK(number(own, "mistral3.rope.scaling.attn_factor") == Approx(1.5 / (1 + 0.1 * std::log(16.0))));
+    CHECK(number(own, "mistral3.rope.scaling.yarn_log_multiplier") == -1);
   }
 }
 
@@ -273,6 +279,8 @@ TEST_CASE("Qwen3-Embedding: names without 'model.', pooling of sentence-transfor
   check_tensors(file, expected, dtype::bf16);
   CHECK(count(file, "qwen3.pooling_type") == 3);
   write_file(folder / "1_Pooling/config.json", R"({"pooling_mode_max_tokens": true})");
+  CHECK(open_model_archive(folder.path()).error().code == errc::unsupported);
+  write_file(folder / "1_Pooling/config.json", R"({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true})");
   CHECK(open_model_archive(folder.path()).error().code == errc::unsupported);
 }
 
@@ -370,16 +378,20 @@ TEST_CASE("Gemma folders") {
     CHECK(number(file, "gemma2.attn_logit_softcapping") == 50);
     CHECK(number(file, "gemma2.final_logit_softcapping") == 30);
     CHECK(count(file, "gemma2.attention.sliding_window") == 16);
+    CHECK(number(file, "gemma2.attention.scale") == 0.0625);
+    config["query_pre_attn_scalar"] = 144;
+    CHECK(number(check_family(f, config, decoder(attention + mlp + post, false)), "gemma2.attention.scale") ==
+          Approx(1.0 / 12));
   }
   SECTION("3, from a multimodal model whose configuration leaves out what is usual") {
-    const json config = {{"architectures", {"Gemma3ForConditionalGeneration"}},
-                         {"text_config",
-                          {{"hidden_size", 32},
-                           {"num_hidden_layers", 2},
-                           {"intermediate_size", 48},
-                           {"head_dim", 16},
-                           {"sliding_window", 16},
-                           {"rope_scaling", {{"factor", 8.0}, {"rope_type", "linear"}}}}}};
+    json config = {{"architectures", {"Gemma3ForConditionalGeneration"}},
+                   {"text_config",
+                    {{"hidden_size", 32},
+                     {"num_hidden_layers", 2},
+                     {"intermediate_size", 48},
+                     {"head_dim", 16},
+                     {"sliding_window", 16},
+                     {"rope_scaling", {{"factor", 8.0}, {"rope_type", "linear"}}}}}};
     const io::archive file =
         check_family(f, config, decoder(attention + head_norms + mlp + post, false), dtype::bf16, "language_model.");
     CHECK(count(file, "gemma3.attention.head_count") == 8);
@@ -389,6 +401,14 @@ TEST_CASE("Gemma folders") {
     CHECK(text(file, "gemma3.rope.scaling.type") == "linear");
     CHECK(number(file, "gemma3.rope.scaling.factor") == 8);
     CHECK(count(file, "gemma3.attention.sliding_window") == 16);
+    CHECK(count(file, "gemma3.attention.sliding_window_pattern") == 6);
+    CHECK(number(file, "gemma3.attention.scale") == 0.0625);
+    config["text_config"].update(
+        {{"query_pre_attn_scalar", 64}, {"layer_types", {"sliding_attention", "full_attention"}}});
+    const io::archive other =
+        check_family(f, config, decoder(attention + head_norms + mlp + post, false), dtype::bf16, "language_model.");
+    CHECK(count(other, "gemma3.attention.sliding_window_pattern") == 2);
+    CHECK(number(other, "gemma3.attention.scale") == 0.125);
   }
   SECTION("4: norms as they are, factors of the global layers' rotation") {
     f.norms_plus_one = false;
@@ -468,6 +488,13 @@ TEST_CASE("Phi-3 folders: tensors that hold several, factors from the configurat
   CHECK(text(file, "phi3.rope.scaling.type") == "longrope");
   CHECK(count(file, "phi3.rope.scaling.original_context_length") == 128);
   CHECK(number(file, "phi3.rope.scaling.attn_factor") == Approx(std::sqrt(1 + std::log(4.0) / std::log(128.0))));
+  // Newer files keep the number in the parameters of the rotation.
+  config.erase("original_max_position_embeddings");
+  config["rope_scaling"]["original_max_position_embeddings"] = 256;
+  write_file(folder / "config.json", config.dump());
+  const io::archive newer = open_model_archive(folder.path()).value();
+  CHECK(count(newer, "phi3.rope.scaling.original_context_length") == 256);
+  CHECK(number(newer, "phi3.rope.scaling.attn_factor") == Approx(std::sqrt(1 + std::log(2.0) / std::log(256.0))));
 }
 
 /// gpt-oss names its tensors like others but for these.
@@ -736,6 +763,67 @@ TEST_CASE("Folders that cannot be translated say what is wrong") {
     d.config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
     CHECK(has(d.open(), "dynamic"));
   }
+}
+
+TEST_CASE("What a family cannot compute is refused, not left out") {
+  struct refused {
+    const char* architecture;
+    json values;
+    const char* key;  ///< That the message names.
+    errc code = errc::unsupported;
+  };
+  const json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}};
+  const auto yarn_with = [&](const char* key, double value) {
+    json with = yarn;
+    with[key] = value;
+    return json{{"rope_scaling", with}};
+  };
+  const json delta = {{"linear_num_key_heads", 2},
+                      {"linear_num_value_heads", 4},
+                      {"linear_key_head_dim", 4},
+                      {"linear_value_head_dim", 4},
+                      {"linear_conv_kernel_dim", 4}};
+  const auto delta_with = [&](const char* key, const json& value) {
+    json with = delta;
+    with[key] = value;
+    return with;
+  };
+  const refused cases[] = {
+      {"LlamaForCausalLM", yarn_with("extrapolation_factor", 0.5), "extrapolation_factor"},
+      {"LlamaForCausalLM", yarn_with("attention_factor", -1), "attention_factor", errc::malformed},
+      {"LlamaForCausalLM", yarn_with("original_max_position_embeddings", 1e300), "original_max_position_embeddings",
+       errc::malformed},
+      {"SmolLM3ForCausalLM", {{"no_rope_layers", {1, 0}}}, "no_rope_layers"},
+      {"SmolLM3ForCausalLM", {{"no_rope_layers", {1}}}, "no_rope_layers"},
+      {"SmolLM3ForCausalLM", {{"no_rope_layer_interval", 3}}, "no_rope_layers"},
+      {"Qwen2ForCausalLM", {{"use_sliding_window", true}}, "use_sliding_window"},
+      {"Gemma2ForCausalLM", {{"layer_types", {"full_attention", "sliding_attention"}}}, "layer_types"},
+      {"Gemma3ForCausalLM",
+       {{"num_hidden_layers", 3}, {"layer_types", {"sliding_attention", "full_attention", "full_attention"}}},
+       "layer_types"},
+      {"BertModel", {{"hidden_act", "relu"}}, "hidden_act"},
+      {"NomicBertModel", {{"activation_function", "gelu"}}, "activation_function"},
+      {"NomicBertModel", {{"rotary_emb_fraction", 0.5}}, "rotary_emb_fraction"},
+      {"NomicBertModel", {{"prenorm", true}}, "prenorm"},
+      {"Qwen3_5ForCausalLM", delta_with("partial_rotary_factor", 1e300), "partial_rotary_factor", errc::malformed},
+      {"Qwen3_5ForCausalLM", delta_with("partial_rotary_factor", -0.5), "partial_rotary_factor", errc::malformed},
+      {"Qwen3_5ForCausalLM", delta_with("linear_value_head_dim", 2147483647), "linear_", errc::malformed},
+  };
+  for (const refused& r : cases) {
+    INFO(r.architecture << " " << r.values.dump());
+    damaged_folder d;
+    d.config["architectures"] = {r.architecture};
+    d.config.update(r.values);
+    const error e = d.open();
+    INFO(e.to_string());
+    CHECK(e.code == r.code);
+    CHECK(has(e, r.key));
+  }
+  // The usual values, spelled out.
+  const hf_family f{.names = decoder_names(), .pairs = true};
+  json config = decoder_config("SmolLM3ForCausalLM");
+  config.update({{"no_rope_layers", {1, 1}}, {"no_rope_layer_interval", 4}, {"use_sliding_window", false}});
+  check_family(f, config, decoder(attention + mlp));
 }
 
 TEST_CASE("Folders with damaged files") {

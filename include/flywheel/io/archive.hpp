@@ -81,7 +81,7 @@ class FLYWHEEL_API archive {
   [[nodiscard]] static result<archive> open(std::span<const std::byte> bytes);
   [[nodiscard]] static result<archive> open(const reader_callback& reader);
   /// An archive without a file of its own, with GGUF's names and metadata. Errors: malformed (a tensor outside its
-  /// source, two of one name), out_of_memory.
+  /// source or with another number of bytes than its shape takes, two of one name), out_of_memory.
   [[nodiscard]] static result<archive> assemble(archive_content content);
 
   [[nodiscard]] io::container container() const noexcept;

@@ -97,7 +97,7 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
         failure = error{errc::not_found, "the file has no such tensor", info.name};
       } else if (!w.to_f32 || (use == weight_use::matmul && !w.kernel)) {
         failure = no_codec(info);
-      } else if (use != weight_use::matmul && !(tensor->dims == info.dims)) {
+      } else if (use != weight_use::matmul && tensor->dims.elements() != info.dims.elements()) {
         failure = error{errc::unsupported, "unsupported: only products can use some rows of a tensor", info.name};
       } else if (use == weight_use::matmul && kernels::exceeds_sums(info.type, info.dims.cols())) {
         failure = error{errc::unsupported,

@@ -9,6 +9,9 @@
 namespace flywheel::inline v0::detail {
 namespace {
 
+/// Rows of a table; files drop a first dimension of 1.
+std::int64_t rows_of(const io::tensor_info& table) { return table.dims.rank() == 1 ? 1 : table.dims[0]; }
+
 struct encoder_kind {
   bool learned_positions = true;  ///< Otherwise rotary ones.
   bool gated = false;             ///< act(gate) * up, otherwise act(up).
@@ -28,8 +31,8 @@ result<graph::graph> build_encoder(const io::archive& file, const hyperparameter
 
   // A row of each table: of the token, of its segment, of its position.
   graph::value x = b.embed(b.weight("token_embd.weight", {h.n_vocab, d}), b.token_ids());
-  if (const io::tensor_info* types = file.find("token_types.weight"); types && types->dims.rank() == 2)
-    x = b.add(x, b.embed(b.weight("token_types.weight", {types->dims[0], d}), b.token_types()));
+  if (const io::tensor_info* types = file.find("token_types.weight"); types && types->dims.rank() > 0)
+    x = b.add(x, b.embed(b.weight("token_types.weight", {rows_of(*types), d}), b.token_types()));
   if (kind.learned_positions)
     x = b.add(x, b.embed(b.weight("position_embd.weight", {h.n_ctx_train, d}), b.positions()));
   x = norm(x, "token_embd_norm");
@@ -74,9 +77,10 @@ result<graph::graph> build_encoder(const io::archive& file, const hyperparameter
     x = norm(b.add(x, product(f, name("ffn_down"), d, h.n_ff)), name("layer_output_norm"));
   }
 
-  if (const io::tensor_info* head = file.find("cls.output.weight"); head && output == graph_output::logits) {
+  if (const io::tensor_info* head = file.find("cls.output.weight");
+      head && head->dims.rank() > 0 && output == graph_output::logits) {
     if (file.find("cls.weight")) x = b.softcap(product(x, "cls", d, d), 1);  // a cap of 1 is tanh
-    x = product(x, "cls.output", head->dims[0], d);
+    x = product(x, "cls.output", rows_of(*head), d);
   }
   b.output(x);
   return b.finish();

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "src/model/key_reader.hpp"
+
 namespace flywheel::inline v0::detail {
 namespace {
 
@@ -10,7 +12,12 @@ std::string name_of(std::int64_t layer, const std::string& part) { return "blk."
 }  // namespace
 
 decoder::decoder(const io::archive& archive, const hyperparameters& numbers, graph_output output)
-    : file(archive), h(numbers), b(archive), output_(output) {}
+    : file(archive), h(numbers), b(archive), output_(output) {
+  key_reader keys(file.metadata(), h.architecture);
+  if (!keys.boolean_or("attention.causal", true))
+    keys.refuse("attention.causal", errc::unsupported, "unsupported: a decoder whose tokens see those after them");
+  if (keys.failure) b.fail(*std::move(keys.failure));
+}
 
 attention_options decoder::attention_with(rope_pairs pairs) const {
   attention_options o;
@@ -36,6 +43,11 @@ graph::value decoder::norm(std::int64_t layer, const char* part, graph::value in
 graph::value decoder::product(std::int64_t layer, const char* part, graph::value in, std::int64_t n, std::int64_t k) {
   const std::string name = name_of(layer, part);
   return b.matmul(in, b.weight(name + ".weight", {n, k}), b.optional_weight(name + ".bias", {n}));
+}
+
+void decoder::refuse_bias(std::int64_t layer, const char* part) {
+  if (const std::string name = name_of(layer, part) + ".bias"; file.find(name))
+    b.fail({errc::unsupported, "unsupported: a bias of rows that are several parts in one tensor", name});
 }
 
 void decoder::embed(float scale) {
@@ -71,9 +83,7 @@ void decoder::attention(std::int64_t layer, const attention_options& o) {
     q = rows(0, q_width);
     k = rows(q_width, kv_width);
     v = rows(q_width + kv_width, kv_width);
-    if (file.find(name_of(layer, "attn_qkv.bias")))
-      b.fail({errc::unsupported, "unsupported: a bias of queries, keys and values in one tensor",
-              name_of(layer, "attn_qkv.bias")});
+    refuse_bias(layer, "attn_qkv");
   } else {
     q = product(layer, "attn_q", in, o.output_gate ? 2 * q_width : q_width, h.n_embd);
     k = product(layer, "attn_k", in, kv_width, h.n_embd);
@@ -116,6 +126,7 @@ graph::value decoder::gated(std::int64_t layer, graph::value in, activation act)
     const std::string fused = name_of(layer, "ffn_up.weight");
     gate = b.matmul(in, b.weight_rows(fused, {2 * ff, h.n_embd}, 0, ff));
     up = b.matmul(in, b.weight_rows(fused, {2 * ff, h.n_embd}, ff, ff));
+    refuse_bias(layer, "ffn_up");
   }
   return product(layer, "ffn_down", b.glu(gate, up, act), h.n_embd, ff);
 }
@@ -155,7 +166,7 @@ result<graph::graph> decoder::finish(const output_options& o) {
   x = b.rms_norm(x, b.weight("output_norm.weight", {h.n_embd}), h.norm_eps);
   if (output_ == graph_output::logits) {
     const graph::value head = b.optional_weight("output.weight", {h.n_vocab, h.n_embd});
-    x = b.matmul(x, head.valid() ? head : table);
+    x = b.matmul(x, head.valid() ? head : table, b.optional_weight("output.bias", {h.n_vocab}));
     if (o.scale != 1) x = b.scale(x, o.scale);
     if (o.softcap > 0) x = b.softcap(x, o.softcap);
   }

@@ -39,7 +39,8 @@ struct output_options {
   float softcap = 0;  ///< After that; 0: off.
 };
 
-/// Writes a decoder down, in the order of its data flow. After an error everything does nothing; finish() gives it.
+/// Writes a decoder down, in the order of its data flow. Metadata that say that it is not causal are an error. After an
+/// error everything does nothing; finish() gives it.
 class decoder {
  public:
   decoder(const io::archive& file, const hyperparameters& h, graph_output output);
@@ -55,7 +56,7 @@ class decoder {
   void attention(std::int64_t layer, const attention_options& options);
   /// x += ffn_down(act(ffn_gate x) * ffn_up x), or of one ffn_up with the gate's rows first; with experts, of those.
   void feed_forward(std::int64_t layer, const feed_forward_options& options);
-  /// Final norm and, for logits, the output head: output.weight, or else the embedding table.
+  /// Final norm and, for logits, the output head: output.weight, or else the embedding table, and output.bias.
   [[nodiscard]] result<graph::graph> finish(const output_options& options = {});
 
   // The parts, for architectures that put them together in their own way.
@@ -81,6 +82,9 @@ class decoder {
   graph::value x;      ///< The residual stream.
 
  private:
+  /// Fails when the file has a bias of this part, which is cut into rows.
+  void refuse_bias(std::int64_t layer, const char* part);
+
   graph_output output_;
 };
 

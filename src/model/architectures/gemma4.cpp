@@ -56,8 +56,8 @@ class gemma4 : public decoder {
     graph::value k, v;
     if (stores) {
       const graph::value keys = product(layer, "attn_k", in, kv_width, h.n_embd);
-      const graph::value w = optional_weight(layer, "attn_v.weight", {kv_width, h.n_embd});
-      v = head_norm(w.valid() ? b.matmul(in, w) : keys, nullptr);
+      const bool own_values = file.find("blk." + std::to_string(layer) + ".attn_v.weight");
+      v = head_norm(own_values ? product(layer, "attn_v", in, kv_width, h.n_embd) : keys, nullptr);
       k = b.rope(head_norm(keys, "attn_k_norm.weight"), kind.rope, factors);
       kind.last_stored = layer;
     } else if (kind.last_stored < 0) {

@@ -92,12 +92,20 @@ result<void> add_rope(model_builder& model) {
     number("factor", "rope.scaling.factor");
   }
   if (kind == "yarn") {
-    const auto original = c.number_in(rope, "original_max_position_embeddings");
+    const auto original = c.count_in(rope, "original_max_position_embeddings");
     model.set_count("rope.scaling.original_context_length",
-                    static_cast<std::int64_t>(original.value_or(c.required("max_position_embeddings"))));
-    number("extrapolation_factor", "rope.scaling.yarn_ext_factor");
-    number("attn_factor", "rope.scaling.yarn_attn_factor");
-    number("attention_factor", "rope.scaling.yarn_attn_factor");
+                    original ? *original : c.required("max_position_embeddings"));
+    if (c.number_in(rope, "extrapolation_factor").value_or(1) != 1)
+      c.fail(errc::unsupported, "extrapolation_factor", "unsupported: YaRN that extrapolates by halves");
+    number("attn_factor", "rope.scaling.attn_factor");
+    // The whole magnitude here; in GGUF what it is beside YaRN's own.
+    if (const auto magnitude = c.number_in(rope, "attention_factor")) {
+      const double factor = c.number_in(rope, "factor").value_or(1);
+      if (!(*magnitude > 0) || !(factor >= 1))
+        c.fail(errc::malformed, "attention_factor", "it must be more than 0, and the factor at least 1");
+      else
+        model.set_number("rope.scaling.attn_factor", *magnitude / (1 + 0.1 * std::log(factor)));
+    }
     number("beta_fast", "rope.scaling.yarn_beta_fast");
     number("beta_slow", "rope.scaling.yarn_beta_slow");
   } else if (kind == "longrope" || kind == "su") {

@@ -1,5 +1,6 @@
 #include "src/model/hugging_face/config.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -58,13 +59,16 @@ std::optional<double> config::number(std::string_view keys) const {
   return std::nullopt;
 }
 
-std::optional<std::uint32_t> config::count(std::string_view keys) const {
-  const std::optional<double> value = number(keys);
+std::optional<std::uint32_t> config::as_count(std::optional<double> value, std::string_view key) const {
   if (!value) return std::nullopt;
   if (*value >= 0 && *value <= std::numeric_limits<std::int32_t>::max() && *value == std::floor(*value))
     return static_cast<std::uint32_t>(*value);
-  fail(errc::malformed, first_of(keys), "the value must be a whole number from 0 to 2147483647");
+  fail(errc::malformed, key, "the value must be a whole number from 0 to 2147483647");
   return std::nullopt;
+}
+
+std::optional<std::uint32_t> config::count(std::string_view keys) const {
+  return as_count(number(keys), first_of(keys));
 }
 
 bool config::flag(std::string_view keys, bool otherwise) const {
@@ -94,6 +98,43 @@ std::optional<std::vector<bool>> config::layers_of_type(std::string_view name) c
   return of_type;
 }
 
+std::uint32_t config::full_attention_interval(std::uint32_t otherwise) const {
+  const std::optional<std::vector<bool>> full = layers_of_type("full_attention");
+  if (!full) return otherwise;
+  const std::size_t n = full->size(), first = static_cast<std::size_t>(std::ranges::find(*full, true) - full->begin());
+  if (first == n) return otherwise > n ? otherwise : static_cast<std::uint32_t>(n) + 1;
+  for (std::size_t i = 0; i < n; ++i)
+    if ((*full)[i] != ((i + 1) % (first + 1) == 0))
+      fail(errc::unsupported, "layer_types", "unsupported: the layers of full attention are not every n-th one");
+  return static_cast<std::uint32_t>(first) + 1;
+}
+
+void config::expect_text(std::string_view key, std::initializer_list<std::string_view> known) const {
+  const json& value = find(key);
+  if (value.is_null() || std::ranges::find(known, text_of(value)) != known.end()) return;
+  std::string all;
+  for (const std::string_view one : known) all.append(all.empty() ? "" : ", ").append(one);
+  fail(errc::unsupported, key, "unsupported value; known for this architecture: " + all);
+}
+
+void config::expect_off(std::string_view key) const {
+  if (flag(key, false)) fail(errc::unsupported, key, "unsupported for this architecture");
+}
+
+void config::expect_full_attention_interval(std::uint32_t n) const {
+  if (full_attention_interval(n) != n)
+    fail(errc::unsupported, "layer_types",
+         "unsupported: full attention in others than every " + std::to_string(n) + "th layer");
+}
+
+double config::rotary_part(double otherwise) const {
+  constexpr std::string_view key = "partial_rotary_factor";
+  const double part = number_in(rope(), key).value_or(number(key).value_or(otherwise));
+  if (part > 0 && part <= 1) return part;
+  fail(errc::malformed, key, "the rotated part of a head is not from 0 to 1");
+  return 1;
+}
+
 std::uint32_t config::head_dim() const {
   if (const std::optional<std::uint32_t> given = count("head_dim"); given && *given > 0) return *given;
   const std::uint32_t hidden = required("hidden_size|n_embd"), n = heads();
@@ -120,6 +161,10 @@ std::optional<double> config::number_in(const json& object, std::string_view key
   if (value.is_number()) return value.get<double>();
   fail(errc::malformed, key, "the value must be a number");
   return std::nullopt;
+}
+
+std::optional<std::uint32_t> config::count_in(const json& object, std::string_view key) const {
+  return as_count(number_in(object, key), key);
 }
 
 void config::fail(errc code, std::string_view key, std::string message) const {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "src/model/hugging_face/json_file.hpp"
 
@@ -37,6 +39,14 @@ class config {
   [[nodiscard]] std::uint32_t required(std::string_view keys) const;
   /// layer_types[i] == name for each layer; nothing when the list is not there.
   [[nodiscard]] std::optional<std::vector<bool>> layers_of_type(std::string_view name) const;
+  /// n where every n-th layer is of full attention, as layer_types says it (more than there are layers when none is);
+  /// `otherwise` without the list. A fault when the layers do not repeat so.
+  [[nodiscard]] std::uint32_t full_attention_interval(std::uint32_t otherwise) const;
+
+  // What would change the mathematics: a fault (unsupported) when the key is there and says something else.
+  void expect_text(std::string_view key, std::initializer_list<std::string_view> known) const;
+  void expect_off(std::string_view key) const;  ///< false
+  void expect_full_attention_interval(std::uint32_t n) const;
 
   [[nodiscard]] std::uint32_t layers() const { return required("num_hidden_layers|n_layer"); }
   [[nodiscard]] std::uint32_t heads() const { return required("num_attention_heads|n_head"); }
@@ -49,6 +59,9 @@ class config {
   [[nodiscard]] const json& sliding_rope() const noexcept;
   /// A number in an object of this file, such as rope()["factor"].
   [[nodiscard]] std::optional<double> number_in(const json& object, std::string_view key) const;
+  [[nodiscard]] std::optional<std::uint32_t> count_in(const json& object, std::string_view key) const;
+  /// partial_rotary_factor, in rope() or beside it: more than 0, at most 1.
+  [[nodiscard]] double rotary_part(double otherwise) const;
 
   /// Keeps the first failure.
   void fail(errc code, std::string_view key, std::string message) const;
@@ -57,6 +70,7 @@ class config {
 
  private:
   [[nodiscard]] std::optional<double> default_of(std::string_view keys) const noexcept;
+  [[nodiscard]] std::optional<std::uint32_t> as_count(std::optional<double> value, std::string_view key) const;
 
   json document_;
   std::string where_;

@@ -33,8 +33,6 @@ class model_builder {
 
   /// Sets "<architecture>.<key>".
   void set(std::string_view key, io::value value) { metadata.set(prefix_ + std::string(key), std::move(value)); }
-  void erase(std::string_view key) { metadata.erase(prefix_ + std::string(key)); }
-  [[nodiscard]] bool has(std::string_view key) const { return metadata.contains(prefix_ + std::string(key)); }
   void set_count(std::string_view key, std::int64_t n) { set(key, static_cast<std::uint32_t>(n)); }
   void set_number(std::string_view key, double x) { set(key, static_cast<float>(x)); }
 

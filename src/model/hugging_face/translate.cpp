@@ -146,6 +146,11 @@ result<void> add_pooling(model_builder& model) {
     if (file.find("..") != file.npos || file.starts_with('/'))
       return error{errc::malformed, "the path leaves the folder", model.files().where("modules.json")};
     FLYWHEEL_TRY(const json pooling, model.files().read_json(file));
+    int joined = 0;
+    for (const auto& [key, value] : pooling.items()) joined += key.starts_with("pooling_mode_") && value == json(true);
+    if (joined > 1)
+      return error{errc::unsupported, "unsupported: vectors of several poolings, one behind the other",
+                   model.files().where(file)};
     struct mode {
       const char* flag;
       std::string_view name;
@@ -200,7 +205,7 @@ result<io::archive> translate(const folder& from) {
   model.metadata.set("general.file_type", file_type(from.weights()));
   model.metadata.set("general.quantization_version", std::uint32_t{2});
   FLYWHEEL_CHECK(add_keys(model));
-  FLYWHEEL_CHECK(f->finish(model));
+  if (f->finish != nullptr) FLYWHEEL_CHECK(f->finish(model));
   if (c.fault()) return *c.fault();
   FLYWHEEL_CHECK(add_pooling(model));
   FLYWHEEL_CHECK(add_tensors(model));

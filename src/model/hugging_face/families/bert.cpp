@@ -55,6 +55,7 @@ constexpr tensor_row nomic_bert_tensors[] = {
 };
 
 result<void> finish_bert(model_builder& model) {
+  model.config().expect_text("hidden_act", {"gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"});
   model.set("attention.causal", false);
   model.metadata.set("tokenizer.ggml.token_type_count",
                      static_cast<std::uint32_t>(model.config().count("type_vocab_size").value_or(1)));
@@ -78,6 +79,10 @@ result<void> finish_nomic_bert(model_builder& model) {
   if (c.has("moe_every_n_layers") && c.count("moe_every_n_layers") != 0U)
     return error{errc::unsupported, "unsupported: the NomicBert models with experts",
                  c.where() + ": key 'moe_every_n_layers'"};
+  c.expect_text("activation_function", {"swiglu"});
+  for (const char* key : {"prenorm", "parallel_block", "use_rms_norm", "rotary_emb_interleaved"}) c.expect_off(key);
+  if (c.number("rotary_emb_fraction").value_or(1) != 1)
+    c.fail(errc::unsupported, "rotary_emb_fraction", "unsupported: heads that rotate in part");
   // Versions 1 and 1.5 say 8192 positions but were trained with 2048; beyond, they need another rotary base.
   const std::uint32_t trained = c.count("max_trained_positions").value_or(2048);
   model.set_count("context_length", std::min(trained, c.count("n_positions").value_or(trained)));

@@ -1,5 +1,6 @@
 // Gemma 2, 3 and 4 (the text part of the multimodal ones). Norms of 2 and 3 are stored as their distance from 1.
 #include <algorithm>
+#include <cmath>
 
 #include "flywheel/detail/try.hpp"
 #include "src/model/hugging_face/families/decoder.hpp"
@@ -50,14 +51,26 @@ constexpr default_number gemma3_defaults[] = {
     {"rope_theta", 1e6},
     {"rope_local_base_freq", 1e4},
     {"sliding_window", 4096},
+    {"query_pre_attn_scalar", 256},
     {"vocab_size", 262208},
 };
-constexpr default_number gemma2_defaults[] = {
-    {"head_dim", 256}, {"attn_logit_softcapping", 50}, {"final_logit_softcapping", 30}, {"sliding_window", 4096}};
+constexpr default_number gemma2_defaults[] = {{"head_dim", 256},
+                                              {"attn_logit_softcapping", 50},
+                                              {"final_logit_softcapping", 30},
+                                              {"sliding_window", 4096},
+                                              {"query_pre_attn_scalar", 256}};
+
+/// Scores are scaled by a number of their own, whatever the size of the heads.
+void add_scale(model_builder& model) {
+  const double scalar = model.config().required("query_pre_attn_scalar");
+  model.set_number("attention.scale", scalar > 0 ? 1 / std::sqrt(scalar) : 0);  // otherwise there is a fault
+}
 
 result<void> finish_gemma2(model_builder& model) {
   FLYWHEEL_CHECK(add_rope(model));
+  add_scale(model);
   const config& c = model.config();
+  c.expect_full_attention_interval(2);
   if (const auto x = c.number("attn_logit_softcapping")) model.set_number("attn_logit_softcapping", *x);
   if (const auto x = c.number("final_logit_softcapping")) model.set_number("final_logit_softcapping", *x);
   model.set_count("attention.sliding_window", c.required("sliding_window"));
@@ -66,10 +79,14 @@ result<void> finish_gemma2(model_builder& model) {
 
 result<void> finish_gemma3(model_builder& model) {
   FLYWHEEL_CHECK(add_rope(model));
+  add_scale(model);
   const config& c = model.config();
   if (const auto x = c.number("final_logit_softcapping")) model.set_number("final_logit_softcapping", *x);
-  if (c.count("sliding_window_pattern") != 1U)
-    model.set_count("attention.sliding_window", c.required("sliding_window"));
+  const std::uint32_t interval =
+      c.full_attention_interval(c.count("sliding_window_pattern|_sliding_window_pattern").value_or(6));
+  model.set_count("attention.sliding_window_pattern", interval);
+  if (interval != 1) model.set_count("attention.sliding_window", c.required("sliding_window"));
+  if (c.flag("use_bidirectional_attention", false)) model.set("attention.causal", false);
   return {};
 }
 

@@ -72,6 +72,7 @@ constexpr tensor_row gpt_oss_tensors[] = {
 result<void> finish_gpt_oss(model_builder& model) {
   FLYWHEEL_CHECK(add_rope(model));
   const config& c = model.config();
+  c.expect_full_attention_interval(2);
   model.set_count("attention.sliding_window", c.required("sliding_window"));
   model.set_count("expert_feed_forward_length", c.required("intermediate_size"));
   return {};

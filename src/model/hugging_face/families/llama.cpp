@@ -17,9 +17,24 @@ constexpr tensor_row mixtral_tensors[] = {
 result<void> finish_mistral3(model_builder& model) {
   FLYWHEEL_CHECK(add_llama_numbers(model));
   const config& c = model.config();
-  if (const auto x = c.number_in(c.rope(), "mscale_all_dim")) model.set_number("rope.scaling.yarn_log_multiplier", *x);
+  const auto all_dims = c.number_in(c.rope(), "mscale_all_dim");
+  if (all_dims && !c.number_in(c.rope(), "attention_factor"))  // which would say it all
+    model.set_number("rope.scaling.yarn_log_multiplier", *all_dims);
   if (const auto x = c.number_in(c.rope(), "llama_4_scaling_beta")) model.set_number("attention.temperature_scale", *x);
   return {};
+}
+
+/// The architecture rotates all but every fourth layer.
+result<void> finish_smollm3(model_builder& model) {
+  const config& c = model.config();
+  c.expect_off("use_sliding_window");
+  const json& rotates = c.find("no_rope_layers");  // 1 where a layer does, in spite of its name
+  bool usual = rotates.is_array() ? rotates.size() == c.layers() : c.count("no_rope_layer_interval").value_or(4) == 4;
+  if (rotates.is_array())
+    for (std::size_t i = 0; i < rotates.size(); ++i) usual = usual && rotates[i] == json((i + 1) % 4 == 0 ? 0 : 1);
+  if (!usual)
+    c.fail(errc::unsupported, "no_rope_layers", "unsupported: other than every fourth layer without rotation");
+  return add_llama_numbers(model);
 }
 
 result<void> finish_granite(model_builder& model) {
@@ -45,7 +60,7 @@ constinit const family llama_family = {.architecture = "llama",
 constinit const family smollm3_family = {.architecture = "smollm3",
                                          .keys = decoder_keys,
                                          .tensors = {decoder_tensors},
-                                         .finish = add_llama_numbers,
+                                         .finish = finish_smollm3,
                                          .interleaved_rotary = true};
 constinit const family mistral3_family = {.architecture = "mistral3",
                                           .keys = decoder_keys,

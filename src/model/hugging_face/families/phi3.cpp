@@ -28,22 +28,24 @@ result<std::vector<float>> factors(const config& c, std::string_view key, std::i
 result<void> finish_phi3(model_builder& model) {
   FLYWHEEL_CHECK(add_rope(model));
   const config& c = model.config();
-  const double part =
-      c.number_in(c.rope(), "partial_rotary_factor").value_or(c.number("partial_rotary_factor").value_or(1));
+  const double part = c.rotary_part(1);
   const std::int64_t heads = c.heads(), hidden = c.required("hidden_size");
-  const double context = c.required("max_position_embeddings");
-  const double original = c.number("original_max_position_embeddings").value_or(context);
+  const std::uint32_t context = c.required("max_position_embeddings");
+  constexpr std::string_view key = "original_max_position_embeddings";
+  const auto in_rope = c.count_in(c.rope(), key), beside = c.count(key);
+  const std::uint32_t original = in_rope ? *in_rope : beside.value_or(context);
+  if (original < 2) c.fail(errc::malformed, key, "the number is too small");
+  const auto magnitude = c.number_in(c.rope(), "attention_factor");
   if (c.fault()) return *c.fault();
-  if (!(part > 0 && part <= 1) || !(original > 1 && original <= 1e9))
-    return error{errc::malformed, "the numbers of the rotation make no sense", c.where()};
   const std::int64_t rotated = static_cast<std::int64_t>(part * static_cast<double>(hidden)) / heads;
   model.set_count("rope.dimension_count", rotated);
-  model.set_count("rope.scaling.original_context_length", static_cast<std::int64_t>(original));
+  model.set_count("rope.scaling.original_context_length", original);
   model.set_count("attention.sliding_window", c.count("sliding_window").value_or(0));  // 0: none
   if (!member(c.rope(), "long_factor").is_array()) return {};
 
-  const double scale = context / original;
-  model.set_number("rope.scaling.attn_factor", scale > 1 ? std::sqrt(1 + std::log(scale) / std::log(original)) : 1);
+  const double scale = static_cast<double>(context) / original;
+  const double usual = scale > 1 ? std::sqrt(1 + std::log(scale) / std::log(original)) : 1;
+  model.set_number("rope.scaling.attn_factor", magnitude.value_or(usual));
   FLYWHEEL_TRY(std::vector<float> long_factors, factors(c, "long_factor", rotated / 2));
   FLYWHEEL_TRY(std::vector<float> short_factors, factors(c, "short_factor", rotated / 2));
   model.add_values("rope_factors_long.weight", std::move(long_factors));

@@ -23,6 +23,9 @@ result<delta_net> read_delta_net(const model_builder& model) {
   const delta_net n{c.required("linear_num_key_heads"), c.required("linear_num_value_heads"),
                     c.required("linear_key_head_dim"), c.required("linear_value_head_dim")};
   if (c.fault()) return *c.fault();
+  for (const std::int64_t number : {n.key_heads, n.value_heads, n.key_dim, n.value_dim})
+    if (number > 65536)
+      return error{errc::malformed, "the numbers of the delta net are too large", c.where() + ": keys 'linear_*'"};
   if (n.value_heads % n.key_heads != 0)
     return error{errc::malformed, "the key heads do not divide the value heads",
                  c.where() + ": key 'linear_num_value_heads'"};
@@ -113,10 +116,8 @@ result<void> finish_qwen35(model_builder& model) {
   model.set_count("ssm.inner_size", n.value_heads * n.value_dim);
   if (auto recurrent = c.layers_of_type("linear_attention"))
     model.set("attention.recurrent_layers", *std::move(recurrent));
-  model.set_count("full_attention_interval", c.count("full_attention_interval").value_or(4));
-  const double rotated =
-      c.number_in(c.rope(), "partial_rotary_factor").value_or(c.number("partial_rotary_factor").value_or(0.25));
-  model.set_count("rope.dimension_count", static_cast<std::int64_t>(c.head_dim() * rotated));
+  model.set_count("full_attention_interval", c.full_attention_interval(c.count("full_attention_interval").value_or(4)));
+  model.set_count("rope.dimension_count", static_cast<std::int64_t>(c.head_dim() * c.rotary_part(0.25)));
 
   std::vector<std::int32_t> sections;  // of the rotation: time, height, width, nothing
   for (const json& n_pairs : member(c.rope(), "mrope_section"))
