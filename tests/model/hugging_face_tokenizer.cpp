@@ -52,7 +52,8 @@ json tokenizer_json(const io::metadata& m) {
 json byte_level_json(const io::metadata& m, const std::string& regex) {
   json out = tokenizer_json(m);
   json merges = json::array();
-  for (const std::string& merge : m.strings("tokenizer.ggml.merges").value()) merges.push_back(merge);
+  const auto ranked = m.strings("tokenizer.ggml.merges").value();
+  for (const std::string& merge : ranked) merges.push_back(merge);
   out["model"]["merges"] = merges;
   out["model"]["byte_fallback"] = false;
   out["decoder"] = {{"type", "ByteLevel"}};
