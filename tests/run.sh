@@ -91,7 +91,7 @@ job_tsan() {  # not with clang: its runtime forbids the tests' own operator new
     -DFLYWHEEL_BUILD_EXAMPLES=OFF -DFLYWHEEL_BUILD_CLI=OFF && build tsan test-core test-device test-model test-measure &&
     suite tsan -R '^(core|device|measure)$' &&
     (cd "$root/build-test/tsan/bin" &&
-      ./test-model -# "~[#reference_passes]~[#architectures_reference]~[#hugging_face]~[#hugging_face_tokenizer]~[#convert]")
+      ./test-model -# "~[#reference_passes]~[#architectures_reference]~[#activations]~[#hugging_face]~[#hugging_face_tokenizer]~[#convert]")
 }
 job_serial() {
   configure serial "$cxx" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_SERIAL=ON -DFLYWHEEL_BUILD_EXAMPLES=OFF \
