@@ -58,23 +58,6 @@ std::vector<std::int32_t> some_ids(std::size_t n, std::int32_t vocab) {
   return ids;
 }
 
-std::vector<std::int32_t> all_rows(std::size_t n) {
-  std::vector<std::int32_t> rows(n);
-  for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
-  return rows;
-}
-
-/// Largest difference, relative to the standard deviation of the reference.
-double distance(const std::vector<float>& got, const std::vector<double>& want) {
-  REQUIRE(got.size() == want.size());
-  double square = 0, worst = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    square += want[i] * want[i];
-    worst = std::max(worst, std::isfinite(got[i]) ? std::abs(static_cast<double>(got[i]) - want[i]) : 1e30);
-  }
-  return worst / std::sqrt(square / static_cast<double>(got.size()));
-}
-
 /// Root mean square of the differences, relative to the standard deviation of the reference.
 double rms_distance(const std::vector<float>& got, const std::vector<double>& want) {
   REQUIRE(got.size() == want.size());

@@ -84,12 +84,6 @@ std::vector<std::int32_t> some_ids(std::size_t n, std::size_t step = 7) {
   return ids;
 }
 
-std::vector<std::int32_t> all_rows(std::size_t n) {
-  std::vector<std::int32_t> rows(n);
-  for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
-  return rows;
-}
-
 }  // namespace
 
 TEST_CASE("A delta net equals its meaning on every ISA cluster") {

@@ -46,12 +46,6 @@ text text_of(std::size_t n, std::uint64_t seed) {
   return t;
 }
 
-std::vector<std::int32_t> all_rows(std::size_t n) {
-  std::vector<std::int32_t> rows(n);
-  for (std::size_t i = 0; i < n; ++i) rows[i] = static_cast<std::int32_t>(i);
-  return rows;
-}
-
 /// Results of all rows of some texts in one chunk.
 std::vector<float> together(graph_runner& runner, const std::vector<text>& texts) {
   text joined;
@@ -62,17 +56,6 @@ std::vector<float> together(graph_runner& runner, const std::vector<text>& texts
     slices.push_back({static_cast<std::int64_t>(t.ids.size())});
   }
   return runner.run(joined.ids, slices, dtype::f16, all_rows(joined.ids.size()), {}, joined.types).value();
-}
-
-/// Largest difference, relative to the standard deviation of the reference.
-double distance(const std::vector<float>& got, const std::vector<double>& want) {
-  REQUIRE(got.size() == want.size());
-  double square = 0, worst = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    square += want[i] * want[i];
-    worst = std::max(worst, std::isfinite(got[i]) ? std::abs(static_cast<double>(got[i]) - want[i]) : 1e30);
-  }
-  return worst / std::sqrt(square / static_cast<double>(got.size()));
 }
 
 tiny_encoder encoder_of(bool nomic, bool fused = false) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -11,8 +12,27 @@
 #include "flywheel/device/device.hpp"
 #include "flywheel/graph/plan.hpp"
 #include "kernels/attention/attention.hpp"
+#include "support/catch.hpp"
 
 namespace flywheel::test {
+
+/// 0, 1, ..: results of every token.
+inline std::vector<std::int32_t> all_rows(std::size_t n) {
+  std::vector<std::int32_t> rows(n);
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+/// Largest difference, relative to the root mean square of the reference.
+inline double distance(const std::vector<float>& got, const std::vector<double>& want) {
+  REQUIRE(got.size() == want.size());
+  double square = 0, worst = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    square += want[i] * want[i];
+    worst = std::max(worst, std::isfinite(got[i]) ? std::abs(static_cast<double>(got[i]) - want[i]) : 1e30);
+  }
+  return worst / std::sqrt(square / static_cast<double>(got.size()));
+}
 
 /// KV pages and recurrent states of one sequence, all allocated at once.
 class test_cache {

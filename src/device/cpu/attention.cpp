@@ -5,7 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "src/device/cpu/program.hpp"
+#include "src/device/cpu/head_blocks.hpp"
 
 namespace flywheel::inline v0::device {
 namespace {
@@ -41,9 +41,10 @@ class attention_step final : public step {
 
   void run(const worker_state& w, int phase) const override {
     const bool one = alone(w.run);
-    w.take(tasks(w.run), [&](std::int64_t task) {
+    const std::int64_t tasks = blocks().count(w.run);
+    w.take(tasks, [&](std::int64_t task) {
       // The last tokens of a head see most positions: they go first, so that no worker starts a long task at the end.
-      const piece p = piece_of(w.run, phase == 1 ? tasks(w.run) - 1 - task : task);
+      const head_block p = blocks().at(w.run, phase == 1 ? tasks - 1 - task : task);
       if (one || phase == 0) store(w.run, p);
       if (one || phase == 1) attend(w, p);
     });
@@ -51,35 +52,11 @@ class attention_step final : public step {
 
  private:
   using in = graph::attention_attributes;
-  struct piece {
-    const sequence_slice* slice;
-    std::int64_t first_row;  ///< Of the slice in the chunk.
-    std::int64_t head, begin, end;
-  };
-
-  /// Whether what a piece sees was stored before or by itself.
+  /// Whether what a block sees was stored before or by itself.
   [[nodiscard]] bool alone(const run_state& s) const {
     return !k_.given() || s.n_tokens == static_cast<std::int64_t>(s.bound->sequences.size());
   }
-  [[nodiscard]] static std::int64_t blocks(const sequence_slice& s) {
-    return (s.n_tokens + block_tokens - 1) / block_tokens;
-  }
-  [[nodiscard]] std::int64_t tasks(const run_state& s) const {
-    std::int64_t n = 0;
-    for (const sequence_slice& slice : s.bound->sequences) n += blocks(slice) * a_.n_kv_heads;
-    return n;
-  }
-  [[nodiscard]] piece piece_of(const run_state& s, std::int64_t task) const {
-    std::int64_t row = 0;
-    const sequence_slice* slice = s.bound->sequences.data();
-    for (; task >= blocks(*slice) * a_.n_kv_heads; ++slice) {
-      task -= blocks(*slice) * a_.n_kv_heads;
-      row += slice->n_tokens;
-    }
-    // Head by head: the keys and values of one head at a time stay in the caches.
-    const std::int64_t begin = task % blocks(*slice) * block_tokens;
-    return {slice, row, task / blocks(*slice), begin, std::min(slice->n_tokens, begin + block_tokens)};
-  }
+  [[nodiscard]] head_blocks blocks() const { return {a_.n_kv_heads, block_tokens}; }
 
   /// Norms and rotates `count` heads of one token in place: of q, k or v (`which`).
   void turn(const run_state& s, std::size_t which, std::int64_t token, float* heads, std::int64_t count) const {
@@ -92,7 +69,7 @@ class attention_step final : public step {
     kernels_.rope(heads, count, d, a_.rope->n_rot, cos, cos + a_.rope->n_rot / 2, a_.rope->pairs);
   }
 
-  void store(const run_state& s, const piece& p) const {
+  void store(const run_state& s, const head_block& p) const {
     const std::int64_t group = a_.n_heads / a_.n_kv_heads, d = a_.head_dim;
     for (std::int64_t t = p.first_row + p.begin; t < p.first_row + p.end; ++t) {
       float* q = s.at(q_) + t * q_.cols + p.head * group * d;
@@ -122,7 +99,7 @@ class attention_step final : public step {
     kernels_.store_kv(args, p.head);
   }
 
-  void attend(const worker_state& w, const piece& p) const {
+  void attend(const worker_state& w, const head_block& p) const {
     kernels::attention_args args = base_args();
     args.q = w.run.at(q_) + p.first_row * q_.cols;
     args.out = w.run.at(out_) + p.first_row * out_.cols;

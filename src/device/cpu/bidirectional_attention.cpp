@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "src/device/cpu/program.hpp"
+#include "src/device/cpu/head_blocks.hpp"
 
 namespace flywheel::inline v0::device {
 namespace {
@@ -34,18 +34,11 @@ class bidirectional_attention_step final : public step {
 
   void run(const worker_state& w, int /*phase*/) const override {
     const layout where = layout_of(w.run.n_tokens);
-    std::int64_t tasks = 0;
-    for (const sequence_slice& slice : w.run.bound->sequences) tasks += blocks(slice) * a_.n_kv_heads;
-    w.take(tasks, [&](std::int64_t task) {
-      std::int64_t row = 0;
-      const sequence_slice* slice = w.run.bound->sequences.data();
-      for (; task >= blocks(*slice) * a_.n_kv_heads; ++slice) {
-        task -= blocks(*slice) * a_.n_kv_heads;
-        row += slice->n_tokens;
-      }
-      const std::int64_t head = task / blocks(*slice), begin = task % blocks(*slice) * block_queries;
-      store(w, where, row, slice->n_tokens, head);
-      attend(w, where, row, slice->n_tokens, head, begin, std::min(slice->n_tokens, begin + block_queries));
+    const head_blocks blocks{a_.n_kv_heads, block_queries};
+    w.take(blocks.count(w.run), [&](std::int64_t task) {
+      const head_block b = blocks.at(w.run, task);
+      store(w, where, b.first_row, b.slice->n_tokens, b.head);
+      attend(w, where, b.first_row, b.slice->n_tokens, b.head, b.begin, b.end);
     });
   }
 
@@ -63,9 +56,6 @@ class bidirectional_attention_step final : public step {
   };
 
   [[nodiscard]] std::int64_t group() const { return a_.n_heads / a_.n_kv_heads; }
-  [[nodiscard]] static std::int64_t blocks(const sequence_slice& s) {
-    return (s.n_tokens + block_queries - 1) / block_queries;
-  }
   [[nodiscard]] std::size_t page_bytes() const { return kernels::kv_page_bytes(page_type, 1, a_.head_dim); }
 
   [[nodiscard]] layout layout_of(std::int64_t tokens) const {
