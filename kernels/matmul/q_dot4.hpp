@@ -11,7 +11,8 @@ namespace {
 /// Six rows by two vectors of columns: 12 int32 and 12 f32 accumulators, the weights and one broadcast fit 32
 /// registers. Two such tiles at once halve what unpacking codes and loading weights costs per product; their f32 sums
 /// are in L1. Sums are the same either way.
-template <class S, int AtOnce>
+/// A panel is prefetched if its block of 32 has at most PrefetchBytes per row.
+template <class S, int AtOnce, std::size_t PrefetchBytes = 65536>
 struct dot4_tiles {
   using V = typename S::floats;
   using W = typename S::bytes;
@@ -23,7 +24,8 @@ struct dot4_tiles {
   [[gnu::always_inline]] static inline void steps(const std::byte* codes, const tile_places<T>& x, std::size_t head,
                                                   W (&acc)[R * T][2], const prefetch_place& next) {
     if constexpr (Step < End) {
-      prefetch_step<S, Panel::unit_bytes / Panel::blocks, Step>(next);
+      constexpr std::size_t bytes = Panel::unit_bytes / Panel::blocks;
+      if constexpr (bytes <= R * T * PrefetchBytes) prefetch_step<S, bytes, Step>(next);
       const W w0 = Panel::codes::template at<Step>(codes, 0);
       const W w1 = Panel::codes::template at<Step>(codes, 1);
 #pragma GCC unroll 16

@@ -38,6 +38,7 @@ result<matmul_workload> matmul_workload::create(const kernels::matmul_kernel& ke
     matmul_workload w;
     w.kernel_ = &kernel;
     w.pool_ = &pool;
+    w.spins_ = patient_spins(pool.concurrency());
     w.n_ = n;
     w.k_ = k;
     w.area_ = area;
@@ -81,7 +82,7 @@ void matmul_workload::run(std::int64_t m, int count, std::size_t prefetch_bytes)
   const auto matrix = [&](int i) { return area_.data() + (next_ + static_cast<std::size_t>(i)) % copies_ * matrix_; };
   if (together) {
     // A worker that yields on a busy machine may be gone for milliseconds: that would measure the machine.
-    detail::barrier barrier(workers, patient_spins(workers));
+    detail::barrier barrier(workers, spins_);
     pool_->run(workers, [&](unsigned worker) {
       for (int i = 0; i < count; ++i) {
         prepare(s, worker);

@@ -58,6 +58,7 @@ class matmul_workload {
   std::vector<std::byte> rows_;  ///< Weights as in a file, [n, k].
   std::vector<float> x_;         ///< [max_rows, k]
   std::vector<float> y_;         ///< [max_rows, n]
+  std::uint32_t spins_ = 0;      ///< Asked for once: the system answers in tens of microseconds.
   buffer preparation_;           ///< One for all, then one per worker.
 };
 
