@@ -126,7 +126,8 @@ class graph_engine final : public engine {
       FLYWHEEL_TRY(graph::graph plain, arch->build(file, parameters_, static_cast<graph_output>(i)));
       graphs_[i]->whole = graph::optimize(std::move(plain));
       FLYWHEEL_CHECK(graph::validate(graphs_[i]->whole));
-      FLYWHEEL_TRY(graphs_[i]->parts, device::partition(graphs_[i]->whole, devices));
+      FLYWHEEL_TRY(device::placement placed, device::partition(graphs_[i]->whole, devices));
+      graphs_[i]->parts = std::move(placed.parts);
     }
     encoder_ = encoder_facts_of(file, largest().whole);
     FLYWHEEL_TRY(kv_, layout_of(largest().whole));

@@ -231,8 +231,8 @@ class norm_device final : public device::device {
  public:
   const flywheel::device::capabilities& caps() const noexcept override { return caps_; }
   flywheel::device::support query(const graph::graph&, const graph::node& n) const override {
-    if (n.kind == graph::op::rms_norm) return {true, {}};
-    return {false, "only norms"};
+    if (n.kind == graph::op::rms_norm) return {true, {}, 0, 0};
+    return {false, "only norms", 0, 0};
   }
   result<std::shared_ptr<const flywheel::device::device_weights>> measure(const flywheel::device::subgraph&,
                                                                           const io::archive&) const override {
@@ -250,7 +250,11 @@ class norm_device final : public device::device {
   }
 
  private:
-  flywheel::device::capabilities caps_{"norm", "test", "", true};
+  flywheel::device::capabilities caps_ = [] {
+    flywheel::device::capabilities c;
+    c.name = "norm";
+    return c;
+  }();
 };
 }  // namespace
 
@@ -260,7 +264,7 @@ TEST_CASE("A graph is cut where the device changes") {
   const auto cpu = device::make_cpu_device("").value();
   const norm_device norms;
   const device::device* devices[] = {&norms, cpu.get()};
-  const auto parts = device::partition(g, devices).value();
+  const auto parts = device::partition(g, devices).value().parts;
   std::size_t norm_nodes = 0, covered = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     covered += parts[i].part.nodes.size();

@@ -113,7 +113,7 @@ class graph_runner {
                std::shared_ptr<executor> pool)
       : graph_(std::make_unique<graph::graph>(std::move(g))), device_(std::move(dev)), pool_(std::move(pool)) {
     const device::device* devices[] = {device_.get()};
-    device::subgraph part = device::partition(*graph_, devices).value().at(0).part;
+    device::subgraph part = device::partition(*graph_, devices).value().parts.at(0).part;
     auto weights = device_->load(part, file, *pool_, nullptr, {}).value();
     weight_bytes = weights->bytes();
     measured_bytes = device_->measure(part, file).value()->bytes();

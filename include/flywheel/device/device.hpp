@@ -2,6 +2,7 @@
 // can.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,17 +22,36 @@
 
 namespace flywheel::inline v0::device {
 
+/// Weights that a device takes: signed codes with a scale per `group` elements of a row, 0: per row.
+struct weight_format {
+  int bits = 8;
+  std::int64_t group = 0;
+};
+
 struct capabilities {
   std::string name;  ///< "cpu"
   std::string vendor;
-  std::string arch;            ///< ISA cluster or chip.
-  bool unified_memory = true;  ///< Reads and writes the host's memory without copies.
+  std::string arch;                           ///< ISA cluster or chip.
+  std::string driver;                         ///< Empty: none.
+  bool unified_memory = true;                 ///< Reads and writes the host's memory without copies.
+  bool static_shapes = false;                 ///< Programs are compiled for one number of rows.
+  std::array<std::uint32_t, 3> tile = {};     ///< Of its matrix unit, m x n x k; zeros: not said.
+  std::uint64_t scratch_bytes = 0;            ///< On-chip memory; 0: not said.
+  std::uint64_t memory_bytes = 0;             ///< Of its own; 0: the host's.
+  std::uint32_t queues = 1;                   ///< That work side by side.
+  std::vector<weight_format> weight_formats;  ///< Empty: every format the library knows.
+  double multiply_adds_per_second = 0;        ///< Peak; 0: not said.
+  double bytes_per_second = 0;                ///< Of reading weights; 0: not said.
+  double launch_seconds = 0;
+  std::int64_t min_multiply_adds = 0;  ///< Per row; parts with less are not worth a submission.
 };
 
 /// A device's answer about a node.
 struct support {
   bool ok = false;
-  std::string reason;  ///< Why not.
+  std::string reason;               ///< Why not.
+  std::uint64_t scratch_bytes = 0;  ///< On-chip memory it would use.
+  double seconds = 0;               ///< Expected for one row; 0: not known.
 };
 
 /// A part of a graph for one device: nodes in execution order. Weights come from the graph.
@@ -55,6 +75,12 @@ struct sequence_slice {
   std::int64_t n_ctx = 0;  ///< Positions the sequence may grow to: chooses LongRoPE's factors.
 };
 
+/// What an executable keeps for the runs of one workspace, such as a device's buffers. One run at a time uses it.
+class FLYWHEEL_API executable_state {
+ public:
+  virtual ~executable_state();
+};
+
 /// Everything a run touches. All pointers stay valid during the run; nothing is allocated.
 struct bindings {
   std::span<const std::int32_t> ids;          ///< [n_tokens]
@@ -66,6 +92,7 @@ struct bindings {
   std::span<const std::size_t> offsets;  ///< memory_plan::offsets
   std::span<float* const> results;       ///< Memory of graph::outputs: [output rows, cols] each.
   std::byte* scratch = nullptr;          ///< 64-byte aligned, executable::scratch_bytes.
+  executable_state* state = nullptr;     ///< From executable::new_state of the executable that runs.
   flywheel::executor* executor = nullptr;
   std::stop_token stop;
 };
@@ -84,7 +111,11 @@ class FLYWHEEL_API executable {
   /// Scratch for runs of at most these sizes on `workers` workers.
   [[nodiscard]] virtual std::size_t scratch_bytes(std::int64_t max_tokens, std::int64_t max_outputs,
                                                   unsigned workers) const = 0;
-  /// Errors: cancelled; device.
+  /// For runs of at most these sizes; null if it needs none. Errors: out_of_memory; device.
+  [[nodiscard]] virtual result<std::unique_ptr<executable_state>> new_state(std::int64_t max_tokens,
+                                                                            std::int64_t max_outputs) const;
+  /// Errors: cancelled; device: it is lost. What the run wrote by then is unspecified, what it read is unchanged, so
+  /// that another device can do it again.
   [[nodiscard]] virtual result<void> run(const bindings& b) const = 0;
 };
 
@@ -118,9 +149,22 @@ struct placed_part {
   subgraph part;
 };
 
-/// Splits a graph into consecutive parts: each node goes to the first device of the list that supports it; weights and
-/// ids follow their users. Error: unsupported, with every device's reason, when none supports a node.
-[[nodiscard]] FLYWHEEL_API result<std::vector<placed_part>> partition(const graph::graph& g,
-                                                                      std::span<const device* const> devices);
+/// Where a node went, and why.
+struct placed_node {
+  std::size_t device = 0;
+  std::vector<std::string> refusals;  ///< [device]: why each device before that did not take it.
+  support answer;                     ///< Of the device that takes it.
+};
+
+struct placement {
+  std::vector<placed_part> parts;  ///< In execution order.
+  std::vector<placed_node> nodes;  ///< [graph::nodes]; without meaning for sources (graph::is_source).
+};
+
+/// Cuts a graph into consecutive parts: each node goes to the first device of the list that supports it, weights and
+/// ids follow their users, and a part with less work than its device's min_multiply_adds goes to the next ones. Being
+/// consecutive, parts are convex: no value leaves one and comes back. Error: unsupported, with every device's reason,
+/// when none supports a node.
+[[nodiscard]] FLYWHEEL_API result<placement> partition(const graph::graph& g, std::span<const device* const> devices);
 
 }  // namespace flywheel::inline v0::device

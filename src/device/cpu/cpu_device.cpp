@@ -20,18 +20,18 @@ class cpu_device final : public device {
     if (n.kind == graph::op::attention) {
       const auto head_dim = n.as<graph::attention_attributes>().head_dim;
       if (head_dim % 8 != 0)
-        return {false, "attention heads of " + std::to_string(head_dim) + " elements, not a multiple of 8"};
+        return {false, "attention heads of " + std::to_string(head_dim) + " elements, not a multiple of 8", 0, 0};
     }
     if (n.kind == graph::op::delta_net) {
       const auto& a = n.as<graph::delta_net_attributes>();
       for (const std::int64_t dim : {a.head_k_dim, a.head_v_dim})
         if (dim % kernels::delta_net_granularity != 0)
-          return {false, "delta-net heads of " + std::to_string(dim) + " elements, not a multiple of 16"};
+          return {false, "delta-net heads of " + std::to_string(dim) + " elements, not a multiple of 16", 0, 0};
     }
     for (graph::value v : n.inputs)
       if (const graph::weight_info* w = g.weight_of(v); w && !kernels::find_to_f32(isa_, w->type))
-        return {false, "unsupported tensor type of " + w->name + ": " + type_name(w->type)};
-    return {true, {}};
+        return {false, "unsupported tensor type of " + w->name + ": " + type_name(w->type), 0, 0};
+    return {true, {}, 0, 0};
   }
 
   result<std::shared_ptr<const device_weights>> measure(const subgraph& part, const io::archive& file) const override {
