@@ -21,9 +21,16 @@
 
 namespace flywheel::inline v0 {
 
+namespace device {
+class device;
+}
+
 struct model_options {
   flywheel::context context;  ///< Empty: one with default options is created.
   flywheel::control control;  ///< Progress and cancellation of loading.
+  /// Who computes, most wanted first (device::open_device); the CPU takes what none of them does, and whatever a device
+  /// did that is lost later.
+  std::vector<std::shared_ptr<const device::device>> devices = {};
 };
 
 /// Facts about a model, from its metadata.
