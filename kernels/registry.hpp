@@ -37,6 +37,7 @@ struct kernel_set {
   scale_fn scale;
   softcap_fn softcap;
   f32_to_f16_fn f32_to_f16;
+  f32_to_q8_fn f32_to_q8;
   int8_dots_fn int8_dots;
   f32_fmas_fn f32_fmas;
   bf16_dots_fn bf16_dots;

@@ -312,6 +312,30 @@ TEST_CASE("f32 to f16 equals the codec for all kinds of numbers", "[kernels][con
   });
 }
 
+TEST_CASE("f32 to int8 codes and scales equals the reference", "[kernels][convert]") {
+  random_source random(18);
+  for_each_set([&](const kernel_set& set) {
+    for (const std::int64_t group : {32, 96, 128, 1000})
+      for (std::int64_t n = 1; n < 400; n += n < 70 ? 1 : 13) {
+        std::vector<float> x(static_cast<std::size_t>(n));
+        for (float& one : x) one = random.number(3.0f);
+        if (n % 7 == 0) x[x.size() / 2] = 1e8f;
+        if (n % 11 == 0) x[x.size() / 3] = n % 2 ? INFINITY : NAN;
+        if (n % 5 == 0) std::fill_n(x.begin(), std::min<std::int64_t>(n, group), n % 2 ? 0.0f : 1e-31f);
+        const auto groups = static_cast<std::size_t>((n + group - 1) / group);
+        std::vector<std::int8_t> codes(x.size() + 1, 99), wanted_codes(x.size());
+        std::vector<float> scales(groups + 1, 99.0f), wanted_scales(groups);
+        set.f32_to_q8(x.data(), n, group, codes.data(), scales.data());
+        kernels::reference::f32_to_q8(x.data(), n, group, wanted_codes.data(), wanted_scales.data());
+        CHECK(std::equal(wanted_codes.begin(), wanted_codes.end(), codes.begin()));
+        bool same = codes.back() == 99 && scales.back() == 99.0f;
+        for (std::size_t i = 0; i < groups; ++i)
+          same = same && (std::isnan(wanted_scales[i]) ? std::isnan(scales[i]) : scales[i] == wanted_scales[i]);
+        CHECK(same);
+      }
+  });
+}
+
 TEST_CASE("rows of every format decode as by the codec", "[kernels][convert]") {
   random_source random(17);
   for (const kernels::cluster isa : runnable_clusters())
