@@ -10,6 +10,7 @@
 #include "flywheel/graph/plan.hpp"
 #include "flywheel/graph/rewrite.hpp"
 #include "src/model/kv_cache.hpp"
+#include "src/model/placed_graphs.hpp"
 
 namespace flywheel::inline v0::detail {
 namespace {
@@ -17,19 +18,13 @@ namespace {
 constexpr std::size_t graph_kinds = 2;  // graph_output::logits, graph_output::hidden
 constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/// A graph cut into parts, each compiled for its device. Never moves: parts point at the graph.
-struct compiled_graph {
-  graph::graph whole;
-  std::vector<device::placed_part> parts;
-  std::vector<std::unique_ptr<const device::executable>> executables;
-};
-
 /// The arena of one session: a plan per graph, and memory for the larger of them.
 class graph_workspace final : public workspace {
  public:
   [[nodiscard]] std::size_t bytes() const noexcept override { return memory.size(); }
 
   std::array<graph::memory_plan, graph_kinds> plans;
+  std::array<part_states, graph_kinds> states;
   std::size_t scratch_offset = 0;
   std::int32_t n_batch = 0;
   std::vector<device::sequence_slice> sequences;  ///< Filled for each chunk.
@@ -37,12 +32,11 @@ class graph_workspace final : public workspace {
 };
 
 /// Plans for n_batch tokens; everything but the memory itself.
-result<std::unique_ptr<graph_workspace>> plan_workspace(
-    const std::array<std::unique_ptr<compiled_graph>, graph_kinds>& graphs, std::int32_t n_batch) {
+result<std::unique_ptr<graph_workspace>> plan_workspace(const placed_graphs& graphs, std::int32_t n_batch) {
   auto w = std::make_unique<graph_workspace>();
   std::size_t arena = 0;
   for (std::size_t i = 0; i < graph_kinds; ++i) {
-    FLYWHEEL_TRY(w->plans[i], graph::plan_memory(graphs[i]->whole, n_batch, n_batch));
+    FLYWHEEL_TRY(w->plans[i], graph::plan_memory(graphs.at(i), n_batch, n_batch));
     arena = std::max(arena, w->plans[i].arena_bytes);
   }
   w->scratch_offset = aligned(arena);
@@ -115,53 +109,32 @@ std::optional<encoder_facts> encoder_facts_of(const io::archive& file, const gra
 class graph_engine final : public engine {
  public:
   /// Everything that needs no tensor data.
-  result<void> build(const io::archive& file, const context& ctx) {
+  result<void> build(const io::archive& file, const context& ctx,
+                     std::vector<std::shared_ptr<const device::device>> devices) {
     ctx_ = ctx;
     FLYWHEEL_TRY(const architecture* arch, architecture_of(file.metadata()));
     FLYWHEEL_TRY(parameters_, read_hyperparameters(file));
-    FLYWHEEL_TRY(cpu_, device::make_cpu_device(ctx.isa().selected, ctx.activations()));
-    const device::device* devices[] = {cpu_.get()};
+    FLYWHEEL_TRY(auto cpu, device::make_cpu_device(ctx.isa().selected, ctx.activations()));
+    devices.push_back(std::move(cpu));
+    std::vector<graph::graph> graphs;
     for (std::size_t i = 0; i < graph_kinds; ++i) {
-      graphs_[i] = std::make_unique<compiled_graph>();
       FLYWHEEL_TRY(graph::graph plain, arch->build(file, parameters_, static_cast<graph_output>(i)));
-      graphs_[i]->whole = graph::optimize(std::move(plain));
-      FLYWHEEL_CHECK(graph::validate(graphs_[i]->whole));
-      FLYWHEEL_TRY(device::placement placed, device::partition(graphs_[i]->whole, devices));
-      graphs_[i]->parts = std::move(placed.parts);
+      graphs.push_back(graph::optimize(std::move(plain)));
+      FLYWHEEL_CHECK(graph::validate(graphs.back()));
     }
-    encoder_ = encoder_facts_of(file, largest().whole);
-    FLYWHEEL_TRY(kv_, layout_of(largest().whole));
+    // The graph of logits, the first, uses every tensor that the graph of hidden states uses.
+    FLYWHEEL_CHECK(graphs_.place(ctx, std::move(devices), std::move(graphs)));
+    encoder_ = encoder_facts_of(file, graphs_.at(0));
+    FLYWHEEL_TRY(kv_, layout_of(graphs_.at(0)));
     digest_ = digest_of(file);
     return {};
   }
 
-  /// The graph of logits uses every tensor that the graph of hidden states uses: its weights serve both.
-  [[nodiscard]] const compiled_graph& largest() const { return *graphs_[0]; }
-  [[nodiscard]] device::subgraph all_of(const compiled_graph& g) const {
-    device::subgraph all{&g.whole, {}};
-    for (const device::placed_part& p : g.parts)
-      all.nodes.insert(all.nodes.end(), p.part.nodes.begin(), p.part.nodes.end());
-    return all;
-  }
-  result<void> load(const io::archive& file, const control& control) {
-    FLYWHEEL_TRY(weights_, cpu_->load(all_of(largest()), file, ctx_.executor(), ctx_.memory(), control));
-    return compile();
-  }
-  result<void> measure(const io::archive& file) {
-    FLYWHEEL_TRY(weights_, cpu_->measure(all_of(largest()), file));
-    return compile();
-  }
-  result<void> compile() {
-    for (auto& g : graphs_)
-      for (const device::placed_part& p : g->parts) {
-        FLYWHEEL_TRY(auto executable, cpu_->compile(p.part, weights_));
-        g->executables.push_back(std::move(executable));
-      }
-    return {};
-  }
+  result<void> load(const io::archive& file, const control& control) { return graphs_.load(file, control); }
+  result<void> measure(const io::archive& file) { return graphs_.measure(file); }
 
   [[nodiscard]] const hyperparameters& parameters() const { return parameters_; }
-  [[nodiscard]] std::size_t weight_bytes() const { return weights_->bytes(); }
+  [[nodiscard]] std::size_t weight_bytes() const { return graphs_.weight_bytes(); }
 
   const kv_layout& kv() const override { return kv_; }
   std::int32_t n_vocab() const override { return static_cast<std::int32_t>(parameters_.n_vocab); }
@@ -176,7 +149,10 @@ class graph_engine final : public engine {
     return guarded([&]() -> result<std::unique_ptr<workspace>> {
       FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
       w->sequences.reserve(static_cast<std::size_t>(n_batch));
-      FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + scratch_bytes(n_batch), ctx_.memory()));
+      for (std::size_t i = 0; i < graph_kinds; ++i) {
+        FLYWHEEL_TRY(w->states[i], graphs_.new_states(i, n_batch));
+      }
+      FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + graphs_.scratch_bytes(n_batch), ctx_.memory()));
       return std::unique_ptr<workspace>(std::move(w));
     });
   }
@@ -184,7 +160,7 @@ class graph_engine final : public engine {
   std::size_t workspace_bytes(std::int32_t n_batch) const override {
     const auto bytes = guarded([&]() -> result<std::size_t> {
       FLYWHEEL_TRY(const auto w, plan_workspace(graphs_, n_batch));
-      return w->scratch_offset + scratch_bytes(n_batch);
+      return w->scratch_offset + graphs_.scratch_bytes(n_batch);
     });
     return bytes ? *bytes : 0;
   }
@@ -195,8 +171,8 @@ class graph_engine final : public engine {
       return error{errc::invalid_argument, "a chunk holds between 1 and " + std::to_string(w.n_batch) + " tokens",
                    "forward"};
     const std::size_t kind = c.hidden ? 1 : 0;
-    const compiled_graph& g = *graphs_[kind];
-    if (out.size() < c.output_rows.size() * static_cast<std::size_t>(g.whole.at(g.whole.outputs[0]).cols))
+    const graph::graph& g = graphs_.at(kind);
+    if (out.size() < c.output_rows.size() * static_cast<std::size_t>(g.at(g.outputs[0]).cols))
       return error{errc::invalid_argument, "the memory for the results is too small", "forward"};
     w.sequences.clear();
     for (const chunk_part& p : c.parts) {
@@ -225,36 +201,26 @@ class graph_engine final : public engine {
     b.scratch = b.arena + w.scratch_offset;
     b.executor = &ctx_.executor();
     b.stop = c.stop;
-    for (const auto& executable : g.executables) FLYWHEEL_CHECK(executable->run(b));
-    return {};
+    return graphs_.run(kind, b, w.states[kind]);
   }
 
  private:
-  [[nodiscard]] std::size_t scratch_bytes(std::int32_t n_batch) const {
-    std::size_t most = 0;
-    for (const auto& g : graphs_)
-      for (const auto& e : g->executables)
-        most = std::max(most, e->scratch_bytes(n_batch, n_batch, ctx_.executor().concurrency()));
-    return most;
-  }
-
   context ctx_;
   hyperparameters parameters_;
   std::optional<encoder_facts> encoder_;
   std::uint64_t digest_ = 0;
   kv_layout kv_;
-  std::shared_ptr<const device::device> cpu_;
-  std::shared_ptr<const device::device_weights> weights_;
-  std::array<std::unique_ptr<compiled_graph>, graph_kinds> graphs_;
+  placed_graphs graphs_;
 };
 
 }  // namespace
 
 namespace {
 template <class Fill>
-result<loaded_engine> make_engine(const io::archive& file, const context& ctx, Fill&& fill) {
+result<loaded_engine> make_engine(const io::archive& file, const context& ctx,
+                                  std::vector<std::shared_ptr<const device::device>> devices, Fill&& fill) {
   auto made = std::make_unique<graph_engine>();
-  FLYWHEEL_CHECK(made->build(file, ctx));
+  FLYWHEEL_CHECK(made->build(file, ctx, std::move(devices)));
   FLYWHEEL_CHECK(fill(*made));
   loaded_engine out;
   out.parameters = made->parameters();
@@ -264,12 +230,13 @@ result<loaded_engine> make_engine(const io::archive& file, const context& ctx, F
 }
 }  // namespace
 
-result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control) {
-  return make_engine(file, ctx, [&](graph_engine& e) { return e.load(file, control); });
+result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control,
+                                  std::vector<std::shared_ptr<const device::device>> devices) {
+  return make_engine(file, ctx, std::move(devices), [&](graph_engine& e) { return e.load(file, control); });
 }
 
 result<loaded_engine> measure_engine(const io::archive& file, const context& ctx) {
-  return make_engine(file, ctx, [&](graph_engine& e) { return e.measure(file); });
+  return make_engine(file, ctx, {}, [&](graph_engine& e) { return e.measure(file); });
 }
 
 }  // namespace flywheel::inline v0::detail

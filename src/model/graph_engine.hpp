@@ -2,10 +2,11 @@
 #pragma once
 
 #include <memory>
-#include <string>
+#include <vector>
 
 #include "flywheel/core/context.hpp"
 #include "flywheel/core/progress.hpp"
+#include "flywheel/device/device.hpp"
 #include "flywheel/io/archive.hpp"
 #include "src/model/architecture.hpp"
 #include "src/model/engine.hpp"
@@ -18,8 +19,9 @@ struct loaded_engine {
   std::size_t weight_bytes = 0;
 };
 
-/// Builds, places, packs and compiles.
-[[nodiscard]] result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control);
+/// Builds, places on `devices` and the CPU, packs and compiles.
+[[nodiscard]] result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control,
+                                                std::vector<std::shared_ptr<const device::device>> devices);
 
 /// The same without tensor data: an engine that can be asked for sizes, but must not run.
 [[nodiscard]] result<loaded_engine> measure_engine(const io::archive& file, const context& ctx);

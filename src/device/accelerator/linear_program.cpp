@@ -1,0 +1,356 @@
+#include "src/device/accelerator/linear_program.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "flywheel/detail/try.hpp"
+
+namespace flywheel::inline v0::device {
+namespace {
+
+constexpr std::uint64_t rounded_up(std::uint64_t n, std::uint64_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+/// Memory of one submission: its input, and one output per product of the widest step.
+struct linear_program::slot {
+  vendor_buffer input, output;
+};
+
+/// A bucket of rows on its way.
+struct linear_program::job {
+  std::size_t bucket = 0;
+  std::int64_t first = 0, rows = 0;
+  flywheel_fence fence = 0;
+  std::byte* results = nullptr;  ///< The mapped output, once it is there.
+};
+
+struct linear_program::state final : executable_state {
+  std::vector<slot> slots;
+  std::vector<job> jobs;  ///< Of the step that runs; room for all of them.
+};
+
+result<std::unique_ptr<const executable>> linear_program::compile(const subgraph& part,
+                                                                  const kernels::kernel_set& kernels,
+                                                                  std::shared_ptr<const vendor_device> owner,
+                                                                  std::shared_ptr<program_store> programs,
+                                                                  std::shared_ptr<const device_weights> weights) {
+  const auto* packed = dynamic_cast<const accelerator_weights*>(weights.get());
+  if (!packed) return error{errc::invalid_argument, "the weights were loaded by another device", owner->name()};
+  const graph::graph& g = *part.whole;
+  const auto place_of = [&](graph::value v) {
+    place p;
+    p.value = v;
+    if (!v.valid()) return p;
+    p.cols = g.at(v).cols;
+    p.outputs = g.at(v).rows == graph::row_kind::outputs;
+    for (std::size_t i = 0; i < g.outputs.size(); ++i)
+      if (g.outputs[i] == v) p.result = static_cast<std::uint32_t>(i);
+    return p;
+  };
+  const auto vector_of = [&](graph::value v) -> const float* {
+    return v.valid() ? packed->vector(*g.weight_of(v)) : nullptr;
+  };
+  std::unique_ptr<linear_program> out(new linear_program(owner));
+  out->kernels_ = &kernels;
+  for (const std::uint32_t index : part.nodes) {
+    const graph::node& n = g.nodes[index];
+    if (n.kind != graph::op::linear)
+      return error{errc::invalid_argument, "only linear nodes can be compiled for it", owner->name()};
+    step s;
+    s.attributes = n.as<graph::linear_attributes>();
+    const graph::linear_attributes& a = s.attributes;
+    s.x = place_of(n.inputs[0]);
+    if (a.norm) s.norm = vector_of(n.inputs[a.norm_input()]);
+    if (a.residual) s.residual = place_of(n.inputs[a.residual_input()]);
+    std::vector<flywheel_matmul> ops;
+    for (std::size_t i = 0; i < a.weights; ++i) {
+      product p;
+      p.matrix = packed->matrix(*g.weight_of(n.inputs[a.weight_input(i)]));
+      if (!p.matrix) return error{errc::invalid_argument, "a weight of the part was not loaded", owner->name()};
+      if (a.biases) p.bias = vector_of(n.inputs[a.bias_input(i)]);
+      p.out = place_of(n.outputs[a.glu ? 0 : i]);
+      ops.push_back(p.matrix->op);
+      s.products.push_back(p);
+    }
+    s.group = ops[0].weights.group == 0 ? s.x.cols : ops[0].weights.group;
+    if (packed->loaded())
+      for (std::size_t b = 0; b < bucket_rows.size(); ++b) {
+        FLYWHEEL_TRY(s.programs[b], programs->get(ops, bucket_rows[b]));
+      }
+    out->steps_.push_back(std::move(s));
+  }
+  out->weights_ = std::move(weights);
+  return std::unique_ptr<const executable>(std::move(out));
+}
+
+std::size_t linear_program::scratch_bytes(std::int64_t max_tokens, std::int64_t max_outputs, unsigned) const {
+  std::size_t most = 0;  // the normalized rows of one step
+  for (const step& s : steps_)
+    if (s.attributes.norm)
+      most = std::max(most, static_cast<std::size_t>(rows_of(s.x, max_tokens, max_outputs) * s.x.cols) * sizeof(float));
+  return most;
+}
+
+namespace {
+
+/// Bytes of a bucket's codes, up to its scales.
+std::uint64_t codes_bytes(std::int64_t rows, std::int64_t k, std::uint64_t alignment) {
+  return rounded_up(static_cast<std::uint64_t>(rows * k), alignment);
+}
+
+}  // namespace
+
+result<std::unique_ptr<executable_state>> linear_program::new_state(std::int64_t max_tokens,
+                                                                    std::int64_t max_outputs) const {
+  return detail::guarded([&]() -> result<std::unique_ptr<executable_state>> {
+    const flywheel_device_caps& caps = owner_->caps();
+    std::vector<std::array<std::uint64_t, 2>> needed;  // bytes of input and output of each slot
+    for (const step& s : steps_) {
+      std::vector<std::int64_t> largest;  // bucket that comes into each slot, for any number of rows
+      for (std::int64_t rows = rows_of(s.x, max_tokens, max_outputs); rows > 0; --rows) {
+        std::size_t place = 0;
+        buckets_.for_each(rows, [&](std::size_t bucket, std::int64_t, std::int64_t) {
+          largest.resize(std::max(largest.size(), place + 1), 0);
+          largest[place] = std::max(largest[place], bucket_rows[bucket]);
+          ++place;
+        });
+      }
+      needed.resize(std::max(needed.size(), largest.size()), {0, 0});
+      for (std::size_t i = 0; i < largest.size(); ++i) {
+        const auto rows = static_cast<std::uint64_t>(largest[i]);
+        std::uint64_t outputs = 0;
+        for (const product& p : s.products)
+          outputs += rounded_up(rows * static_cast<std::uint64_t>(p.matrix->op.n) * sizeof(float), caps.alignment);
+        const std::uint64_t inputs = codes_bytes(largest[i], s.x.cols, caps.alignment) +
+                                     rows * static_cast<std::uint64_t>(s.groups()) * sizeof(float);
+        needed[i] = {std::max(needed[i][0], inputs), std::max(needed[i][1], outputs)};
+      }
+    }
+    auto made = std::make_unique<state>();
+    made->jobs.reserve(needed.size());
+    for (const auto& [inputs, outputs] : needed) {
+      slot one;
+      FLYWHEEL_TRY(one.input, vendor_buffer::make(owner_, inputs));
+      FLYWHEEL_TRY(one.output, vendor_buffer::make(owner_, outputs));
+      made->slots.push_back(std::move(one));
+    }
+    return std::unique_ptr<executable_state>(std::move(made));
+  });
+}
+
+/// One run of one step.
+class linear_program::runner {
+ public:
+  runner(const linear_program& program, const step& s, const bindings& b)
+      : program_(program), owner_(*program.owner_), step_(s), b_(b), state_(static_cast<state&>(*b.state)) {
+    rows_ =
+        program.rows_of(s.x, static_cast<std::int64_t>(b.ids.size()), static_cast<std::int64_t>(b.output_rows.size()));
+  }
+
+  result<void> run() {
+    std::vector<job>& jobs = state_.jobs;
+    jobs.clear();
+    program_.buckets_.for_each(rows_, [&](std::size_t bucket, std::int64_t first, std::int64_t rows) {
+      jobs.push_back({bucket, first, rows, 0, nullptr});
+    });
+    // Where a residual is added, the result may lie over it: it is written only when nothing can fail any more, so that
+    // another device can do all of it again.
+    const bool late = step_.attributes.residual;
+    std::size_t finished = 0;
+    const auto finish_next = [&] {
+      const result<void> done = finish(jobs[finished], finished);
+      if (done && !late) store(jobs[finished], finished);
+      ++finished;
+      return done;
+    };
+    result<void> done;
+    for (std::size_t i = 0; i < jobs.size() && done; ++i) {
+      if (b_.stop.stop_requested()) done = error{errc::cancelled, "cancelled", {}};
+      if (done) done = prepare(jobs[i], i);
+      if (done && i - finished == owner_.caps().max_in_flight) done = finish_next();
+      if (done) done = submit(jobs[i], i);
+      if (done && i > finished) done = finish_next();  // while the device computes job i
+    }
+    while (done && finished < jobs.size()) done = finish_next();
+    if (!done) {  // nothing may stay behind that uses this workspace
+      for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (jobs[i].fence != 0) (void)await(jobs[i].fence);
+        if (jobs[i].results) unmap(jobs[i], i);
+      }
+      return done;
+    }
+    if (late)
+      for (std::size_t i = 0; i < jobs.size(); ++i) store(jobs[i], i);
+    return {};
+  }
+
+ private:
+  template <class Body>
+  void for_rows(std::int64_t rows, std::int64_t cols, Body&& body) const {
+    if (rows == 1) return body(0);
+    const auto grain = static_cast<std::size_t>(std::max<std::int64_t>(1, 8192 / cols));
+    parallel_for(*b_.executor, static_cast<std::size_t>(rows), grain, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t r = begin; r < end; ++r) body(static_cast<std::int64_t>(r));
+    });
+  }
+
+  result<void> ask(std::string_view what, flywheel_status status) const {
+    if (status == FLYWHEEL_OK) return {};
+    owner_.warn(what, status);
+    return owner_.lose(std::string(what) + ": " + std::string(to_string_of_status(status)));
+  }
+
+  /// Writes the rounded activations of a bucket.
+  result<void> prepare(const job& j, std::size_t index) const {
+    const std::int64_t k = step_.x.cols, groups = step_.groups();
+    void* address = nullptr;
+    const vendor_buffer& memory = state_.slots[index].input;
+    FLYWHEEL_CHECK(ask("mapping memory", memory.map(address)));
+    auto* codes = static_cast<std::int8_t*>(address);
+    auto* scales = reinterpret_cast<float*>(codes + scales_at(j));
+    const float* x = step_.x.in(b_) + j.first * k;
+    auto* normed = reinterpret_cast<float*>(b_.scratch) + j.first * k;
+    const kernels::kernel_set& kernels = *program_.kernels_;
+    for_rows(j.rows, k, [&](std::int64_t r) {
+      const float* row = x + r * k;
+      if (step_.attributes.norm) {
+        kernels.rms_norm(row, step_.norm, step_.attributes.norm->eps, k, normed + r * k);
+        row = normed + r * k;
+      }
+      kernels.f32_to_q8(row, k, step_.group, codes + r * k, scales + r * groups);
+    });
+    const std::int64_t padding = bucket_rows[j.bucket] - j.rows;
+    std::memset(codes + j.rows * k, 0, static_cast<std::size_t>(padding * k));
+    std::memset(scales + j.rows * groups, 0, static_cast<std::size_t>(padding * groups) * sizeof(float));
+    return ask("unmapping memory", memory.unmap());
+  }
+
+  [[nodiscard]] std::uint64_t scales_at(const job& j) const {
+    return codes_bytes(bucket_rows[j.bucket], step_.x.cols, owner_.caps().alignment);
+  }
+
+  result<void> submit(job& j, std::size_t index) const {
+    const slot& memory = state_.slots[index];
+    const flywheel_input input{{memory.input.get(), 0}, {memory.input.get(), scales_at(j)}};
+    std::array<flywheel_region, most_products> weights{}, outputs{};
+    std::uint64_t at = 0;
+    for (std::size_t i = 0; i < step_.products.size(); ++i) {
+      weights[i] = {step_.products[i].matrix->memory.get(), 0};
+      outputs[i] = {memory.output.get(), at};
+      at += output_bytes(j, i);
+    }
+    flywheel_bindings bound{};
+    bound.size = sizeof bound;
+    bound.n_inputs = 1;
+    bound.n_ops = static_cast<std::uint32_t>(step_.products.size());
+    bound.inputs = &input;
+    bound.weights = weights.data();
+    bound.outputs = outputs.data();
+    flywheel_executable* program = step_.programs[j.bucket]->get();
+    const flywheel_status status = owner_.persist("submitting", [&] {
+      j.fence = 0;
+      return owner_.table().submit(owner_.self(), program, &bound, nullptr, 0, &j.fence);
+    });
+    if (status != FLYWHEEL_OK) {
+      j.fence = 0;
+      return owner_.lose("submitting: " + std::string(to_string_of_status(status)));
+    }
+    return {};
+  }
+
+  [[nodiscard]] std::uint64_t output_bytes(const job& j, std::size_t i) const {
+    return rounded_up(
+        static_cast<std::uint64_t>(bucket_rows[j.bucket] * step_.products[i].matrix->op.n) * sizeof(float),
+        owner_.caps().alignment);
+  }
+
+  /// Until the fence is gone, or the device has had every chance.
+  [[nodiscard]] flywheel_status await(flywheel_fence fence) const {
+    const auto nanoseconds = static_cast<std::uint64_t>(std::chrono::nanoseconds(owner_.options().timeout).count());
+    for (int attempt = 0;; ++attempt) {
+      const flywheel_status status = owner_.table().wait(owner_.self(), fence, nanoseconds);
+      if (status != FLYWHEEL_TIMEOUT || attempt >= owner_.options().retries) return status;
+      owner_.warn("waiting for a submission", status);
+    }
+  }
+
+  /// The job's results are there and mapped, or the device is lost.
+  result<void> finish(job& j, std::size_t index) const {
+    for (int attempt = 0;; ++attempt) {
+      const flywheel_status status = await(j.fence);
+      if (status != FLYWHEEL_TIMEOUT) j.fence = 0;
+      if (status == FLYWHEEL_OK) break;
+      owner_.warn("waiting for a submission", status);
+      if (status != FLYWHEEL_FAILED || attempt >= owner_.options().retries)
+        return owner_.lose("waiting for a submission: " + std::string(to_string_of_status(status)));
+      FLYWHEEL_CHECK(submit(j, index));
+    }
+    void* address = nullptr;
+    FLYWHEEL_CHECK(ask("mapping memory", state_.slots[index].output.map(address)));
+    j.results = static_cast<std::byte*>(address);
+    return {};
+  }
+
+  /// The results are no longer needed, so that a failure concerns the next run.
+  void unmap(job& j, std::size_t index) const {
+    j.results = nullptr;
+    (void)ask("unmapping memory", state_.slots[index].output.unmap());
+  }
+
+  /// What stands behind the products, in the order and arithmetic of the CPU's kernels. Cannot fail.
+  void store(job& j, std::size_t index) const {
+    std::byte* const from = j.results;
+    const graph::linear_attributes& a = step_.attributes;
+    const kernels::kernel_set& kernels = *program_.kernels_;
+    const std::int64_t width = step_.products[0].out.cols;
+    for_rows(j.rows, width, [&](std::int64_t r) {
+      const std::int64_t row = j.first + r;
+      const float* residual = a.residual ? step_.residual.in(b_) + row * width : nullptr;
+      std::uint64_t at = 0;
+      float* gate = nullptr;
+      for (std::size_t i = 0; i < step_.products.size(); ++i) {
+        const product& p = step_.products[i];
+        const std::int64_t n = p.matrix->op.n;
+        float* y = reinterpret_cast<float*>(from + at) + r * n;
+        at += output_bytes(j, i);
+        if (p.bias) kernels.add(y, p.bias, n, y);
+        float* out = p.out.in(b_) + row * n;
+        if (a.glu) {
+          if (i == 0) {
+            gate = y;
+            continue;
+          }
+          kernels.glu(*a.glu, gate, y, n, out);
+          if (residual) kernels.add(out, residual, n, out);
+        } else if (residual) {
+          kernels.add(y, residual, n, out);
+        } else if (a.act) {
+          kernels.activate(*a.act, y, n, out);
+        } else {
+          std::memcpy(out, y, static_cast<std::size_t>(n) * sizeof(float));
+        }
+      }
+    });
+    unmap(j, index);
+  }
+
+  const linear_program& program_;
+  const vendor_device& owner_;
+  const step& step_;
+  const bindings& b_;
+  state& state_;
+  std::int64_t rows_ = 0;
+};
+
+result<void> linear_program::run(const bindings& b) const {
+  return detail::guarded([&]() -> result<void> {
+    for (const step& s : steps_) {
+      if (owner_->lost()) return owner_->lose("the device is lost");
+      FLYWHEEL_CHECK(runner(*this, s, b).run());
+    }
+    return {};
+  });
+}
+
+}  // namespace flywheel::inline v0::device

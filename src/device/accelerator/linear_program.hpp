@@ -1,0 +1,97 @@
+// A compiled part of a graph on an accelerator: linear nodes, one after the other. The host normalizes and rounds the
+// activations of a bucket of rows while the device multiplies the bucket before; what stands behind products (bias,
+// gate, activation, residual) it does when they have come back.
+#pragma once
+
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "flywheel/device/device.hpp"
+#include "kernels/registry.hpp"
+#include "src/device/accelerator/accelerator_weights.hpp"
+#include "src/device/accelerator/blob_cache.hpp"
+#include "src/device/accelerator/buckets.hpp"
+#include "src/device/accelerator/vendor_device.hpp"
+
+namespace flywheel::inline v0::device {
+
+constexpr std::size_t most_products = 8;  ///< Of one node.
+
+/// Programs of one device by what they compute, so that equal layers share them. Thread-safe.
+class program_store {
+ public:
+  program_store(std::shared_ptr<const vendor_device> owner, blob_cache cache)
+      : owner_(std::move(owner)), cache_(std::move(cache)) {}
+  /// For `rows` rows of one input. From memory, from disk, or compiled. Errors: device.
+  result<std::shared_ptr<const vendor_executable>> get(std::span<const flywheel_matmul> ops, std::int64_t rows);
+
+ private:
+  result<std::vector<std::byte>> compile(const flywheel_part& part) const;
+  [[nodiscard]] std::string key_of(const flywheel_part& part, const std::string& fingerprint) const;
+  std::shared_ptr<const vendor_device> owner_;
+  blob_cache cache_;
+  std::mutex mutex_;
+  std::map<std::string, std::weak_ptr<const vendor_executable>> loaded_;
+};
+
+class linear_program final : public executable {
+ public:
+  static result<std::unique_ptr<const executable>> compile(const subgraph& part, const kernels::kernel_set& kernels,
+                                                           std::shared_ptr<const vendor_device> owner,
+                                                           std::shared_ptr<program_store> programs,
+                                                           std::shared_ptr<const device_weights> weights);
+  [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens, std::int64_t max_outputs,
+                                          unsigned workers) const override;
+  [[nodiscard]] result<std::unique_ptr<executable_state>> new_state(std::int64_t max_tokens,
+                                                                    std::int64_t max_outputs) const override;
+  [[nodiscard]] result<void> run(const bindings& b) const override;
+
+ private:
+  struct place {  ///< A value of the graph.
+    graph::value value;
+    std::uint32_t result = ~std::uint32_t{0};  ///< Index into bindings::results, if it is one.
+    std::int64_t cols = 0;
+    bool outputs = false;
+    [[nodiscard]] float* in(const bindings& b) const noexcept {
+      return result != ~std::uint32_t{0} ? b.results[result]
+                                         : reinterpret_cast<float*>(b.arena + b.offsets[value.index]);
+    }
+  };
+  struct product {
+    const vendor_matrix* matrix = nullptr;
+    const float* bias = nullptr;
+    place out;
+  };
+  /// One linear node.
+  struct step {
+    graph::linear_attributes attributes;
+    place x, residual;
+    const float* norm = nullptr;
+    std::int64_t group = 0;
+    std::vector<product> products;
+    std::array<std::shared_ptr<const vendor_executable>, bucket_rows.size()> programs;
+    [[nodiscard]] std::int64_t groups() const noexcept { return (x.cols + group - 1) / group; }
+  };
+  struct job;
+  struct slot;
+  struct state;
+  class runner;
+
+  explicit linear_program(std::shared_ptr<const vendor_device> owner)
+      : owner_(std::move(owner)), buckets_(owner_->caps().tile_m) {}
+  [[nodiscard]] std::int64_t rows_of(const place& p, std::int64_t tokens, std::int64_t outputs) const noexcept {
+    return p.outputs ? outputs : tokens;
+  }
+  std::shared_ptr<const vendor_device> owner_;
+  std::shared_ptr<const device_weights> weights_;
+  const kernels::kernel_set* kernels_ = nullptr;
+  bucket_table buckets_;
+  std::vector<step> steps_;
+};
+
+}  // namespace flywheel::inline v0::device

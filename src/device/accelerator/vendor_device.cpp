@@ -1,0 +1,174 @@
+#include "src/device/accelerator/vendor_device.hpp"
+
+#include <cstring>
+#include <utility>
+
+#include "flywheel/detail/try.hpp"
+
+namespace flywheel::inline v0::device {
+namespace {
+
+constexpr std::uint32_t largest_alignment = 4096;
+
+/// Text that a device wrote, whether it ended it or not.
+template <std::size_t N>
+void end_text(char (&text)[N]) {
+  text[N - 1] = '\0';
+}
+
+bool is_name(std::string_view name) {
+  if (name.empty()) return false;
+  for (const char c : name)
+    if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_'))
+      return false;
+  return true;
+}
+
+}  // namespace
+
+std::string_view to_string_of_status(flywheel_status status) noexcept {
+  switch (status) {
+    case FLYWHEEL_OK:
+      return "ok";
+    case FLYWHEEL_UNSUPPORTED:
+      return "unsupported";
+    case FLYWHEEL_INVALID_ARGUMENT:
+      return "invalid argument";
+    case FLYWHEEL_OUT_OF_MEMORY:
+      return "out of memory";
+    case FLYWHEEL_TIMEOUT:
+      return "timed out";
+    case FLYWHEEL_DEVICE_LOST:
+      return "device lost";
+    case FLYWHEEL_INCOMPATIBLE:
+      return "incompatible";
+    case FLYWHEEL_CORRUPT:
+      return "corrupt";
+    case FLYWHEEL_FAILED:
+      return "failed";
+    default:
+      return "unknown status";
+  }
+}
+
+result<std::shared_ptr<vendor_device>> vendor_device::adopt(const flywheel_device_table& table,
+                                                            accelerator_options options) {
+  std::shared_ptr<vendor_device> made(new vendor_device(table, std::move(options)));
+  FLYWHEEL_CHECK(made->check());
+  return made;
+}
+
+vendor_device::~vendor_device() {
+  if (table_.close) table_.close(table_.self);
+}
+
+result<void> vendor_device::check() {
+  const auto wrong = [](std::string what) { return error{errc::unsupported, std::move(what), "device"}; };
+  const flywheel_device_table& t = table_;
+  if (t.size < offsetof(flywheel_device_table, last_error))
+    return wrong("the device's table has " + std::to_string(t.size) + " bytes: it was made for another flywheel");
+  if (t.size < sizeof t) table_.last_error = nullptr;
+  if (!t.close || !t.caps || !t.fingerprint || !t.query || !t.packed_size || !t.pack || !t.unpack || !t.compile ||
+      !t.load || !t.unload || !t.alloc || !t.map || !t.unmap || !t.release || !t.submit || !t.wait)
+    return wrong("the device's table lacks functions that are not optional");
+  caps_.size = sizeof caps_;
+  if (const flywheel_status status = t.caps(t.self, &caps_); status != FLYWHEEL_OK)
+    return failure("asking for its capabilities", status);
+  end_text(caps_.name);
+  end_text(caps_.vendor);
+  end_text(caps_.arch);
+  end_text(caps_.driver);
+  if (caps_.abi != FLYWHEEL_DEVICE_ABI)
+    return wrong("the device has interface version " + std::to_string(caps_.abi) + ", this is version " +
+                 std::to_string(FLYWHEEL_DEVICE_ABI));
+  if (!is_name(caps_.name)) return wrong("the device's name is not made of letters, digits, '-' and '_'");
+  if (caps_.alignment == 0 || caps_.alignment > largest_alignment || (caps_.alignment & (caps_.alignment - 1)) != 0)
+    return wrong("the device's alignment, " + std::to_string(caps_.alignment) + ", is no power of two up to 4096");
+  if (caps_.n_weight_formats > FLYWHEEL_MAX_WEIGHT_FORMATS)
+    return wrong("the device names " + std::to_string(caps_.n_weight_formats) + " weight formats, more than fit");
+  if (caps_.max_in_flight == 0) return wrong("the device takes no submissions (max_in_flight is 0)");
+  return {};
+}
+
+result<std::string> vendor_device::fingerprint() const {
+  char text[256] = {};
+  if (const flywheel_status status = table_.fingerprint(table_.self, text, sizeof text); status != FLYWHEEL_OK)
+    return failure("asking for its fingerprint", status);
+  end_text(text);
+  return std::string(text);
+}
+
+std::string vendor_device::words() const {
+  if (!table_.last_error) return {};
+  char text[256] = {};
+  table_.last_error(table_.self, text, sizeof text);
+  end_text(text);
+  return text[0] ? " (" + std::string(text) + ")" : std::string();
+}
+
+error vendor_device::failure(std::string_view what, flywheel_status status) const {
+  return {errc::device, std::string(what) + ": " + std::string(to_string_of_status(status)) + words(), caps_.name};
+}
+
+void vendor_device::warn(std::string_view what, flywheel_status status) const {
+  if (options_.log) options_.log(log_level::warning, failure(what, status).to_string());
+}
+
+error vendor_device::lose(std::string_view why) const {
+  lost_.store(true, std::memory_order_relaxed);
+  return {errc::device, std::string(why), caps_.name};
+}
+
+vendor_buffer& vendor_buffer::operator=(vendor_buffer&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  owner_ = std::move(other.owner_);
+  handle_ = std::exchange(other.handle_, nullptr);
+  bytes_ = std::exchange(other.bytes_, 0);
+  host_ = std::move(other.host_);
+  return *this;
+}
+
+void vendor_buffer::release() noexcept {
+  if (handle_) owner_->table().release(owner_->self(), handle_);
+  handle_ = nullptr;
+}
+
+result<vendor_buffer> vendor_buffer::make(std::shared_ptr<const vendor_device> owner, std::uint64_t bytes) {
+  vendor_buffer made;
+  const flywheel_device_caps& caps = owner->caps();
+  const flywheel_device_table& table = owner->table();
+  if (caps.max_buffer_bytes != 0 && bytes > caps.max_buffer_bytes)
+    return error{errc::device,
+                 "a buffer of " + std::to_string(bytes) + " bytes is larger than its limit of " +
+                     std::to_string(caps.max_buffer_bytes),
+                 owner->name()};
+  made.bytes_ = bytes;
+  flywheel_status status = FLYWHEEL_UNSUPPORTED;
+  if (caps.unified_memory && table.import_host) {
+    // Whole pages, aligned to one: whatever alignment the device wants, it has it.
+    FLYWHEEL_TRY(made.host_, buffer::zeros((static_cast<std::size_t>(bytes) + largest_alignment) / largest_alignment *
+                                               largest_alignment +
+                                           largest_alignment));
+    auto address = reinterpret_cast<std::uintptr_t>(made.host_.mutable_data());
+    address = (address + largest_alignment - 1) / largest_alignment * largest_alignment;
+    status = owner->persist("importing memory", [&] {
+      return table.import_host(owner->self(), reinterpret_cast<void*>(address), bytes, &made.handle_);
+    });
+  }
+  if (status == FLYWHEEL_UNSUPPORTED) {
+    made.host_ = {};
+    status = owner->persist("allocating memory", [&] { return table.alloc(owner->self(), bytes, &made.handle_); });
+  }
+  if (status != FLYWHEEL_OK) {
+    made.handle_ = nullptr;
+    return owner->failure("allocating " + std::to_string(bytes) + " bytes", status);
+  }
+  made.owner_ = std::move(owner);
+  return made;
+}
+
+flywheel_status vendor_buffer::map(void*& out) const { return owner_->table().map(owner_->self(), handle_, &out); }
+flywheel_status vendor_buffer::unmap() const { return owner_->table().unmap(owner_->self(), handle_); }
+
+}  // namespace flywheel::inline v0::device

@@ -1,0 +1,92 @@
+// A model's graphs on its devices: who runs which part, with which weights, and who goes on when a device is lost.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "flywheel/core/context.hpp"
+#include "flywheel/core/progress.hpp"
+#include "flywheel/core/result.hpp"
+#include "flywheel/device/device.hpp"
+#include "flywheel/graph/graph.hpp"
+#include "flywheel/io/archive.hpp"
+
+namespace flywheel::inline v0::detail {
+
+/// What the parts of a graph keep for one workspace; made for the executable that runs the part now.
+struct part_states {
+  struct one {
+    const device::executable* of = nullptr;
+    std::unique_ptr<device::executable_state> state;
+  };
+  std::vector<one> parts;
+  std::int64_t max_tokens = 0;
+};
+
+/// Several graphs of one model; the first uses every weight that the others use. Immutable to its users: run() may be
+/// called from any thread at any time. The last device takes everything (the CPU), and is never lost.
+class placed_graphs {
+ public:
+  placed_graphs() = default;
+  placed_graphs(const placed_graphs&) = delete;
+  placed_graphs& operator=(const placed_graphs&) = delete;
+
+  /// Takes optimized, valid graphs, and cuts them. Errors: those of device::partition.
+  result<void> place(const context& ctx, std::vector<std::shared_ptr<const device::device>> devices,
+                     std::vector<graph::graph> graphs);
+  /// Loads all weights and compiles all parts. A device that fails at that is taken for lost; the others do its work.
+  result<void> load(const io::archive& file, const control& control);
+  /// The sizes that load() leads to, without reading tensor data. What is measured must not run.
+  result<void> measure(const io::archive& file);
+
+  [[nodiscard]] std::size_t size() const noexcept { return graphs_.size(); }
+  [[nodiscard]] const graph::graph& at(std::size_t i) const noexcept { return graphs_[i]->whole; }
+  /// Of all devices, lost ones included.
+  [[nodiscard]] std::size_t weight_bytes() const;
+  /// Of any part on any device that may have to run it.
+  [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens) const;
+
+  [[nodiscard]] result<part_states> new_states(std::size_t graph, std::int64_t max_tokens) const;
+  /// Runs all parts of a graph. `b.state` is set here. Errors: cancelled; those of loading weights again for another
+  /// device, after one was lost.
+  [[nodiscard]] result<void> run(std::size_t graph, device::bindings& b, part_states& states) const;
+
+ private:
+  /// A part and who runs it.
+  struct seat {
+    device::subgraph part;
+    std::size_t device = 0;  ///< Under mutex_.
+    std::vector<std::unique_ptr<const device::executable>>
+        executables;  ///< Under mutex_; kept, since runs may use them.
+    std::atomic<const device::executable*> current{nullptr};
+    std::vector<std::unique_ptr<const device::executable>> successors;  ///< Only measured.
+  };
+  struct placed_graph {
+    graph::graph whole;  ///< Never moves: parts point at it.
+    std::vector<std::unique_ptr<seat>> seats;
+  };
+
+  template <class Body>
+  result<void> for_each_seat(Body&& body) const;
+  [[nodiscard]] bool takes(std::size_t device, const seat& s) const;
+  [[nodiscard]] device::subgraph nodes_of(std::size_t device) const;
+  result<void> measure_successors(const io::archive& file);
+  result<void> seat_all(std::size_t device, std::shared_ptr<const device::device_weights> weights) const;
+  result<void> move_off(std::size_t device, const error& why) const;
+  result<void> replace(const seat& failed, const device::executable* tried, const error& why) const;
+
+  context ctx_;
+  io::archive file_;
+  std::vector<std::shared_ptr<const device::device>> devices_;
+  std::vector<std::unique_ptr<placed_graph>> graphs_;
+  mutable std::mutex mutex_;
+  mutable std::vector<bool> lost_;                                              ///< [device], under mutex_.
+  mutable std::vector<std::shared_ptr<const device::device_weights>> weights_;  ///< Under mutex_.
+};
+
+}  // namespace flywheel::inline v0::detail
