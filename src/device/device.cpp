@@ -38,6 +38,13 @@ std::vector<placed_part> cut(const graph::graph& g, const std::vector<placed_nod
 
 }  // namespace
 
+std::vector<std::pair<const graph::graph*, std::uint32_t>> nodes_of(std::span<const subgraph> parts) {
+  std::vector<std::pair<const graph::graph*, std::uint32_t>> all;
+  for (const subgraph& p : parts)
+    for (const std::uint32_t node : p.nodes) all.emplace_back(p.whole, node);
+  return all;
+}
+
 device_weights::~device_weights() = default;
 executable_state::~executable_state() = default;
 executable::~executable() = default;

@@ -31,12 +31,14 @@ inline constexpr std::size_t scalar_alternatives = 12;
   return (n + alignment - 1) & ~(alignment - 1);
 }
 
-/// Ids that GGUF defines or may come to define. Not those it gave up (repacked and early layouts), and not flywheel's
-/// own from 1000 on.
+/// Ids that GGUF defines or may come to define, and those of flywheel's formats for NPUs, 1101 to 1104. Not those it
+/// gave up (repacked and early layouts), and not what only safetensors has.
 [[nodiscard]] constexpr bool gguf_removed_type(std::uint32_t id) noexcept {
   return id == 4 || id == 5 || (id >= 31 && id <= 33) || (id >= 36 && id <= 38);
 }
-[[nodiscard]] constexpr bool gguf_has_type(std::uint32_t id) noexcept { return id < 1000 && !gguf_removed_type(id); }
+[[nodiscard]] constexpr bool gguf_has_type(std::uint32_t id) noexcept {
+  return (id < 1000 && !gguf_removed_type(id)) || (id >= 1101 && id <= 1104);
+}
 
 /// Checks the keys that decide how a file is read, and returns its alignment. Errors: malformed, with the key as
 /// `where`.

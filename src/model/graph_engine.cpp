@@ -122,7 +122,6 @@ class graph_engine final : public engine {
       graphs.push_back(graph::optimize(std::move(plain)));
       FLYWHEEL_CHECK(graph::validate(graphs.back()));
     }
-    // The graph of logits, the first, uses every tensor that the graph of hidden states uses.
     FLYWHEEL_CHECK(graphs_.place(ctx, std::move(devices), std::move(graphs)));
     encoder_ = encoder_facts_of(file, graphs_.at(0));
     FLYWHEEL_TRY(kv_, layout_of(graphs_.at(0)));

@@ -49,12 +49,13 @@ bool placed_graphs::takes(std::size_t d, const seat& s) const {
                      [&](std::uint32_t i) { return devices_[d]->query(*s.part.whole, s.part.whole->nodes[i]).ok; });
 }
 
-/// Of the first graph, which uses every weight.
-device::subgraph placed_graphs::nodes_of(std::size_t d) const {
-  device::subgraph all{&graphs_[0]->whole, {}};
-  for (const auto& s : graphs_[0]->seats)
-    if (s->device == d) all.nodes.insert(all.nodes.end(), s->part.nodes.begin(), s->part.nodes.end());
-  return all;
+/// What the device is to run and does not yet.
+std::vector<device::subgraph> placed_graphs::parts_of(std::size_t d) const {
+  std::vector<device::subgraph> parts;
+  for (const auto& g : graphs_)
+    for (const auto& s : g->seats)
+      if (s->device == d && !s->current.load(std::memory_order_relaxed)) parts.push_back(s->part);
+  return parts;
 }
 
 /// Compiles the parts of a device that have no executable of its yet.
@@ -74,9 +75,9 @@ result<void> placed_graphs::load(const io::archive& file, const control& control
   file_ = file;
   const std::scoped_lock lock(mutex_);
   for (std::size_t d = 0; d < devices_.size(); ++d) {
-    const device::subgraph part = nodes_of(d);
-    if (part.nodes.empty()) continue;
-    auto weights = devices_[d]->load(part, file, ctx_.executor(), ctx_.memory(), control);
+    const auto parts = parts_of(d);
+    if (parts.empty()) continue;
+    auto weights = devices_[d]->load(parts, file, ctx_.executor(), ctx_.memory(), control);
     const result<void> done = weights ? seat_all(d, *std::move(weights)) : result<void>(std::move(weights).error());
     if (done) continue;
     if (done.error().code != errc::device || d + 1 == devices_.size()) return done;
@@ -87,9 +88,9 @@ result<void> placed_graphs::load(const io::archive& file, const control& control
 
 result<void> placed_graphs::measure(const io::archive& file) {
   for (std::size_t d = 0; d < devices_.size(); ++d) {
-    const device::subgraph part = nodes_of(d);
-    if (part.nodes.empty()) continue;
-    FLYWHEEL_TRY(auto weights, devices_[d]->measure(part, file));
+    const auto parts = parts_of(d);
+    if (parts.empty()) continue;
+    FLYWHEEL_TRY(auto weights, devices_[d]->measure(parts, file));
     FLYWHEEL_CHECK(seat_all(d, std::move(weights)));
   }
   return measure_successors(file);
@@ -100,7 +101,7 @@ result<void> placed_graphs::measure_successors(const io::archive& file) {
   return for_each_seat([&](seat& s) -> result<void> {
     for (std::size_t d = s.device + 1; d < devices_.size(); ++d) {
       if (!takes(d, s)) continue;
-      FLYWHEEL_TRY(auto weights, devices_[d]->measure(s.part, file));
+      FLYWHEEL_TRY(auto weights, devices_[d]->measure({&s.part, 1}, file));
       FLYWHEEL_TRY(auto made, devices_[d]->compile(s.part, std::move(weights)));
       s.successors.push_back(std::move(made));
     }
@@ -139,11 +140,8 @@ result<void> placed_graphs::move_off(std::size_t d, const error& why) const {
     return {};
   }));
   for (std::size_t next = d + 1; next < devices_.size(); ++next) {
-    device::subgraph moved{&graphs_[0]->whole, {}};
-    for (const auto& s : graphs_[0]->seats)
-      if (s->device == next && !s->current.load(std::memory_order_relaxed))
-        moved.nodes.insert(moved.nodes.end(), s->part.nodes.begin(), s->part.nodes.end());
-    if (moved.nodes.empty()) continue;
+    const auto moved = parts_of(next);
+    if (moved.empty()) continue;
     auto weights = devices_[next]->load(moved, file_, ctx_.executor(), ctx_.memory(), {});
     const result<void> done = weights ? seat_all(next, *std::move(weights)) : result<void>(std::move(weights).error());
     if (done) continue;

@@ -28,7 +28,7 @@ struct part_states {
   std::int64_t max_tokens = 0;
 };
 
-/// Several graphs of one model; the first uses every weight that the others use. Immutable to its users: run() may be
+/// Several graphs of one model. Immutable to its users: run() may be
 /// called from any thread at any time. The last device takes everything (the CPU), and is never lost.
 class placed_graphs {
  public:
@@ -74,7 +74,7 @@ class placed_graphs {
   template <class Body>
   result<void> for_each_seat(Body&& body) const;
   [[nodiscard]] bool takes(std::size_t device, const seat& s) const;
-  [[nodiscard]] device::subgraph nodes_of(std::size_t device) const;
+  [[nodiscard]] std::vector<device::subgraph> parts_of(std::size_t device) const;
   result<void> measure_successors(const io::archive& file);
   result<void> seat_all(std::size_t device, std::shared_ptr<const device::device_weights> weights) const;
   result<void> move_off(std::size_t device, const error& why) const;

@@ -234,11 +234,11 @@ class norm_device final : public device::device {
     if (n.kind == graph::op::rms_norm) return {true, {}, 0, 0};
     return {false, "only norms", 0, 0};
   }
-  result<std::shared_ptr<const flywheel::device::device_weights>> measure(const flywheel::device::subgraph&,
+  result<std::shared_ptr<const flywheel::device::device_weights>> measure(std::span<const flywheel::device::subgraph>,
                                                                           const io::archive&) const override {
     return error{errc::unsupported, "none", "norm"};
   }
-  result<std::shared_ptr<const flywheel::device::device_weights>> load(const flywheel::device::subgraph&,
+  result<std::shared_ptr<const flywheel::device::device_weights>> load(std::span<const flywheel::device::subgraph>,
                                                                        const io::archive&, executor&,
                                                                        std::pmr::memory_resource*,
                                                                        const control&) const override {

@@ -114,9 +114,9 @@ class graph_runner {
       : graph_(std::make_unique<graph::graph>(std::move(g))), device_(std::move(dev)), pool_(std::move(pool)) {
     const device::device* devices[] = {device_.get()};
     device::subgraph part = device::partition(*graph_, devices).value().parts.at(0).part;
-    auto weights = device_->load(part, file, *pool_, nullptr, {}).value();
+    auto weights = device_->load({&part, 1}, file, *pool_, nullptr, {}).value();
     weight_bytes = weights->bytes();
-    measured_bytes = device_->measure(part, file).value()->bytes();
+    measured_bytes = device_->measure({&part, 1}, file).value()->bytes();
     executable_ = device_->compile(part, weights).value();
   }
 

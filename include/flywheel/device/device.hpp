@@ -11,6 +11,7 @@
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "flywheel/core/config.hpp"
@@ -59,6 +60,10 @@ struct subgraph {
   const graph::graph* whole = nullptr;
   std::vector<std::uint32_t> nodes;
 };
+
+/// Every node of several parts, with its graph.
+[[nodiscard]] FLYWHEEL_API std::vector<std::pair<const graph::graph*, std::uint32_t>> nodes_of(
+    std::span<const subgraph> parts);
 
 /// One sequence's tokens in a chunk.
 struct sequence_slice {
@@ -128,10 +133,11 @@ class FLYWHEEL_API device {
   [[nodiscard]] virtual support query(const graph::graph& g, const graph::node& n) const = 0;
   /// Sizes of what load() would hold, without reading tensor data. What is compiled with it can be asked for its
   /// scratch_bytes, but must not run.
-  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> measure(const subgraph& part,
+  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> measure(std::span<const subgraph> parts,
                                                                               const io::archive& file) const = 0;
-  /// Reads and packs the weights that the part's nodes use, in parallel.
-  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> load(const subgraph& part,
+  /// Reads and packs the weights that the parts' nodes use, each once, in parallel. The parts may be of several graphs
+  /// of one model.
+  [[nodiscard]] virtual result<std::shared_ptr<const device_weights>> load(std::span<const subgraph> parts,
                                                                            const io::archive& file, executor& pool,
                                                                            std::pmr::memory_resource* memory,
                                                                            const control& control) const = 0;

@@ -77,17 +77,18 @@ class accelerator final : public device {
     return answer;
   }
 
-  result<std::shared_ptr<const device_weights>> measure(const subgraph& part, const io::archive& file) const override {
+  result<std::shared_ptr<const device_weights>> measure(std::span<const subgraph> parts,
+                                                        const io::archive& file) const override {
     return detail::guarded([&]() -> result<std::shared_ptr<const device_weights>> {
-      FLYWHEEL_TRY(accelerator_weights sizes, accelerator_weights::layout(part, file, owner_));
+      FLYWHEEL_TRY(accelerator_weights sizes, accelerator_weights::layout(parts, file, owner_));
       return std::shared_ptr<const device_weights>(std::make_shared<accelerator_weights>(std::move(sizes)));
     });
   }
 
-  result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file, executor& pool,
-                                                     std::pmr::memory_resource* /*memory*/,
+  result<std::shared_ptr<const device_weights>> load(std::span<const subgraph> parts, const io::archive& file,
+                                                     executor& pool, std::pmr::memory_resource* /*memory*/,
                                                      const control& control) const override {
-    return detail::guarded([&] { return accelerator_weights::load(part, file, owner_, pool, control); });
+    return detail::guarded([&] { return accelerator_weights::load(parts, file, owner_, pool, control); });
   }
 
   result<std::unique_ptr<const executable>> compile(const subgraph& part,

@@ -74,11 +74,11 @@ flywheel_matmul product_of(const graph::weight_info& weight) noexcept {
   return op;
 }
 
-result<accelerator_weights> accelerator_weights::layout(const subgraph& part, const io::archive& file,
+result<accelerator_weights> accelerator_weights::layout(std::span<const subgraph> parts, const io::archive& file,
                                                         const std::shared_ptr<const vendor_device>& owner) {
   accelerator_weights out;
-  const graph::graph& g = *part.whole;
-  for (const std::uint32_t index : part.nodes) {
+  for (const auto& [whole, index] : nodes_of(parts)) {
+    const graph::graph& g = *whole;
     const graph::node& n = g.nodes[index];
     const auto count = n.as<graph::linear_attributes>().weights;
     for (std::size_t i = 0; i < n.inputs.size(); ++i) {
@@ -103,10 +103,11 @@ result<accelerator_weights> accelerator_weights::layout(const subgraph& part, co
   return out;
 }
 
-result<std::shared_ptr<const device_weights>> accelerator_weights::load(const subgraph& part, const io::archive& file,
+result<std::shared_ptr<const device_weights>> accelerator_weights::load(std::span<const subgraph> parts,
+                                                                        const io::archive& file,
                                                                         std::shared_ptr<const vendor_device> owner,
                                                                         executor& pool, const control& control) {
-  FLYWHEEL_TRY(accelerator_weights out, layout(part, file, owner));
+  FLYWHEEL_TRY(accelerator_weights out, layout(parts, file, owner));
   std::uint64_t done = 0;
   for (auto& [name, entry] : out.matrices_) {
     auto& [weight, matrix] = entry;

@@ -30,10 +30,10 @@ struct vendor_matrix {
 class accelerator_weights final : public device_weights {
  public:
   /// Sizes only.
-  static result<accelerator_weights> layout(const subgraph& part, const io::archive& file,
+  static result<accelerator_weights> layout(std::span<const subgraph> parts, const io::archive& file,
                                             const std::shared_ptr<const vendor_device>& owner);
   /// layout(), then reads, packs and uploads. Errors also: cancelled.
-  static result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file,
+  static result<std::shared_ptr<const device_weights>> load(std::span<const subgraph> parts, const io::archive& file,
                                                             std::shared_ptr<const vendor_device> owner, executor& pool,
                                                             const control& control);
 

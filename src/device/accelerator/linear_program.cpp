@@ -270,8 +270,9 @@ class linear_program::runner {
     const auto nanoseconds = static_cast<std::uint64_t>(std::chrono::nanoseconds(owner_.options().timeout).count());
     for (int attempt = 0;; ++attempt) {
       const flywheel_status status = owner_.table().wait(owner_.self(), fence, nanoseconds);
-      if (status != FLYWHEEL_TIMEOUT || attempt >= owner_.options().retries) return status;
-      owner_.warn("waiting for a submission", status);
+      if (status != FLYWHEEL_TIMEOUT) return status;
+      if (attempt == 0) owner_.warn("waiting for a submission", status);
+      if (attempt >= owner_.options().retries) return status;
     }
   }
 
@@ -281,7 +282,7 @@ class linear_program::runner {
       const flywheel_status status = await(j.fence);
       if (status != FLYWHEEL_TIMEOUT) j.fence = 0;
       if (status == FLYWHEEL_OK) break;
-      owner_.warn("waiting for a submission", status);
+      if (status != FLYWHEEL_TIMEOUT) owner_.warn("waiting for a submission", status);
       if (status != FLYWHEEL_FAILED || attempt >= owner_.options().retries)
         return owner_.lose("waiting for a submission: " + std::string(to_string_of_status(status)));
       FLYWHEEL_CHECK(submit(j, index));

@@ -111,7 +111,9 @@ error vendor_device::failure(std::string_view what, flywheel_status status) cons
 }
 
 void vendor_device::warn(std::string_view what, flywheel_status status) const {
-  if (options_.log) options_.log(log_level::warning, failure(what, status).to_string());
+  // The end of the device is the error of a run; who goes on then says so.
+  if (options_.log && status != FLYWHEEL_DEVICE_LOST)
+    options_.log(log_level::warning, failure(what, status).to_string());
 }
 
 error vendor_device::lose(std::string_view why) const {

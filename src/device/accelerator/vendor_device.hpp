@@ -39,7 +39,7 @@ class vendor_device : public std::enable_shared_from_this<vendor_device> {
   [[nodiscard]] bool lost() const noexcept { return lost_.load(std::memory_order_relaxed); }
   /// From now on it is; returns the error that runs end with.
   error lose(std::string_view why) const;
-  /// Tells the log of one failure, with the device's own words.
+  /// Tells the log of one failure, with the device's own words; not of the device's end.
   void warn(std::string_view what, flywheel_status status) const;
   /// "what: status (the device's words)" as an error.
   [[nodiscard]] error failure(std::string_view what, flywheel_status status) const;

@@ -34,17 +34,18 @@ class cpu_device final : public device {
     return {true, {}, 0, 0};
   }
 
-  result<std::shared_ptr<const device_weights>> measure(const subgraph& part, const io::archive& file) const override {
+  result<std::shared_ptr<const device_weights>> measure(std::span<const subgraph> parts,
+                                                        const io::archive& file) const override {
     return detail::guarded([&]() -> result<std::shared_ptr<const device_weights>> {
-      FLYWHEEL_TRY(cpu_weights sizes, cpu_weights::layout(part, file, isa_, activations_));
+      FLYWHEEL_TRY(cpu_weights sizes, cpu_weights::layout(parts, file, isa_, activations_));
       return std::shared_ptr<const device_weights>(std::make_shared<cpu_weights>(std::move(sizes)));
     });
   }
 
-  result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file, executor& pool,
-                                                     std::pmr::memory_resource* memory,
+  result<std::shared_ptr<const device_weights>> load(std::span<const subgraph> parts, const io::archive& file,
+                                                     executor& pool, std::pmr::memory_resource* memory,
                                                      const control& control) const override {
-    return detail::guarded([&] { return cpu_weights::load(part, file, isa_, activations_, pool, memory, control); });
+    return detail::guarded([&] { return cpu_weights::load(parts, file, isa_, activations_, pool, memory, control); });
   }
 
   result<std::unique_ptr<const executable>> compile(const subgraph& part,

@@ -77,13 +77,14 @@ const packed_weight* cpu_weights::find(const graph::weight_info& weight, weight_
   return it == weights_.end() ? nullptr : &it->second;
 }
 
-result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive& file, kernels::cluster isa,
+result<cpu_weights> cpu_weights::layout(std::span<const subgraph> parts, const io::archive& file, kernels::cluster isa,
                                         activation_scales activations) {
   cpu_weights out;
   std::optional<error> failure;
-  for (std::uint32_t index : part.nodes) {
-    for_each_weight(*part.whole, part.whole->nodes[index], [&](graph::value v, weight_use use) {
-      const graph::weight_info& info = *part.whole->weight_of(v);
+  for (const auto& [whole, index] : nodes_of(parts)) {
+    const graph::graph& g = *whole;
+    for_each_weight(g, g.nodes[index], [&](graph::value v, weight_use use) {
+      const graph::weight_info& info = *g.weight_of(v);
       if (failure || out.find(info, use)) return;
       packed_weight w;
       w.use = use;
@@ -127,11 +128,12 @@ result<cpu_weights> cpu_weights::layout(const subgraph& part, const io::archive&
   return out;
 }
 
-result<std::shared_ptr<const device_weights>> cpu_weights::load(const subgraph& part, const io::archive& file,
-                                                                kernels::cluster isa, activation_scales activations,
-                                                                executor& pool, std::pmr::memory_resource* memory,
+result<std::shared_ptr<const device_weights>> cpu_weights::load(std::span<const subgraph> parts,
+                                                                const io::archive& file, kernels::cluster isa,
+                                                                activation_scales activations, executor& pool,
+                                                                std::pmr::memory_resource* memory,
                                                                 const control& control) {
-  FLYWHEEL_TRY(cpu_weights loaded, layout(part, file, isa, activations));
+  FLYWHEEL_TRY(cpu_weights loaded, layout(parts, file, isa, activations));
   FLYWHEEL_TRY(loaded.storage_, buffer::allocate(loaded.total_, memory));
   std::uint64_t done = 0;
   for (auto& [key, w] : loaded.weights_) {

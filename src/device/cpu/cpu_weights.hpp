@@ -48,10 +48,10 @@ struct packed_weight {
 class cpu_weights final : public device_weights {
  public:
   /// Sizes and offsets only. Errors: unsupported for tensor types without codec.
-  static result<cpu_weights> layout(const subgraph& part, const io::archive& file, kernels::cluster isa,
+  static result<cpu_weights> layout(std::span<const subgraph> parts, const io::archive& file, kernels::cluster isa,
                                     activation_scales activations);
   /// layout(), then reads and packs.
-  static result<std::shared_ptr<const device_weights>> load(const subgraph& part, const io::archive& file,
+  static result<std::shared_ptr<const device_weights>> load(std::span<const subgraph> parts, const io::archive& file,
                                                             kernels::cluster isa, activation_scales activations,
                                                             executor& pool, std::pmr::memory_resource* memory,
                                                             const control& control);
