@@ -5,7 +5,7 @@
 #include <string>
 
 #include "flywheel/detail/try.hpp"
-#include "src/model/checksum.hpp"
+#include "src/core/checksum.hpp"
 
 namespace flywheel::inline v0::detail {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "flywheel/model/session.hpp"
 #include "model/fake_engine.hpp"
-#include "src/model/checksum.hpp"
+#include "src/core/checksum.hpp"
 
 namespace {
 

@@ -5,7 +5,7 @@
 
 #include "fake_engine.hpp"
 #include "flywheel/model/session.hpp"
-#include "src/model/checksum.hpp"
+#include "src/core/checksum.hpp"
 #include "support/catch.hpp"
 #include "support/temp_folder.hpp"
 

@@ -1,4 +1,4 @@
-#include "src/model/checksum.hpp"
+#include "src/core/checksum.hpp"
 
 #include <string_view>
 
