@@ -24,8 +24,8 @@
 
 #include "flywheel/core/buffer.hpp"
 #include "flywheel/detail/try.hpp"
-#include "src/io/output_file.hpp"
 #include "src/core/checksum.hpp"
+#include "src/io/output_file.hpp"
 #include "src/model/session_state.hpp"
 
 namespace flywheel::inline v0 {
