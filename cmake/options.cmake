@@ -61,8 +61,10 @@ function(flywheel_warnings target)
   endif()
 endfunction()
 file(GLOB FLYWHEEL_PARSERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/io/*.cpp ${PROJECT_SOURCE_DIR}/src/text/*.cpp
-  ${PROJECT_SOURCE_DIR}/src/model/hugging_face/*.cpp ${PROJECT_SOURCE_DIR}/src/model/hugging_face/families/*.cpp)
+  ${PROJECT_SOURCE_DIR}/src/model/hugging_face/*.cpp ${PROJECT_SOURCE_DIR}/src/model/hugging_face/families/*.cpp
+  ${PROJECT_SOURCE_DIR}/src/device/simulator/program.cpp)
 set_source_files_properties(${FLYWHEEL_PARSERS} PROPERTIES COMPILE_OPTIONS "-Wconversion")
 
-# The sampler computes the same bits on every machine: its products and sums are not fused.
-set_source_files_properties(${PROJECT_SOURCE_DIR}/src/model/sampler.cpp PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
+# The sampler and the simulated NPUs compute the same bits on every machine: their products and sums are not fused.
+set_source_files_properties(${PROJECT_SOURCE_DIR}/src/model/sampler.cpp ${PROJECT_SOURCE_DIR}/src/device/simulator/tiles.cpp
+  PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
