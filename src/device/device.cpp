@@ -46,11 +46,7 @@ std::vector<std::pair<const graph::graph*, std::uint32_t>> nodes_of(std::span<co
 }
 
 device_weights::~device_weights() = default;
-executable_state::~executable_state() = default;
 executable::~executable() = default;
-result<std::unique_ptr<executable_state>> executable::new_state(std::int64_t, std::int64_t) const {
-  return std::unique_ptr<executable_state>();
-}
 device::~device() = default;
 
 result<placement> partition(const graph::graph& g, std::span<const device* const> devices) {

@@ -24,7 +24,6 @@ class graph_workspace final : public workspace {
   [[nodiscard]] std::size_t bytes() const noexcept override { return memory.size(); }
 
   std::array<graph::memory_plan, graph_kinds> plans;
-  std::array<part_states, graph_kinds> states;
   std::size_t scratch_offset = 0;
   std::int32_t n_batch = 0;
   std::vector<device::sequence_slice> sequences;  ///< Filled for each chunk.
@@ -148,9 +147,6 @@ class graph_engine final : public engine {
     return guarded([&]() -> result<std::unique_ptr<workspace>> {
       FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
       w->sequences.reserve(static_cast<std::size_t>(n_batch));
-      for (std::size_t i = 0; i < graph_kinds; ++i) {
-        FLYWHEEL_TRY(w->states[i], graphs_.new_states(i, n_batch));
-      }
       FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + graphs_.scratch_bytes(n_batch), ctx_.memory()));
       return std::unique_ptr<workspace>(std::move(w));
     });
@@ -200,7 +196,7 @@ class graph_engine final : public engine {
     b.scratch = b.arena + w.scratch_offset;
     b.executor = &ctx_.executor();
     b.stop = c.stop;
-    return graphs_.run(kind, b, w.states[kind]);
+    return graphs_.run(kind, b);
   }
 
  private:

@@ -161,41 +161,11 @@ result<void> placed_graphs::replace(const seat& failed, const device::executable
   });
 }
 
-result<part_states> placed_graphs::new_states(std::size_t graph, std::int64_t max_tokens) const {
-  part_states out;
-  out.max_tokens = max_tokens;
-  const auto& seats = graphs_[graph]->seats;
-  out.parts.resize(seats.size());
-  for (std::size_t i = 0; i < seats.size();) {
-    const device::executable* e = seats[i]->current.load(std::memory_order_acquire);
-    auto made = e->new_state(max_tokens, max_tokens);
-    if (made) {
-      out.parts[i++] = {e, *std::move(made)};
-    } else {
-      if (made.error().code != errc::device) return std::move(made).error();
-      FLYWHEEL_CHECK(replace(*seats[i], e, made.error()));
-    }
-  }
-  return out;
-}
-
-result<void> placed_graphs::run(std::size_t graph, device::bindings& b, part_states& states) const {
+result<void> placed_graphs::run(std::size_t graph, const device::bindings& b) const {
   const auto& seats = graphs_[graph]->seats;
   for (std::size_t i = 0; i < seats.size();) {
     const device::executable* e = seats[i]->current.load(std::memory_order_acquire);
-    part_states::one& own = states.parts[i];
-    result<void> done;
-    if (own.of != e) {  // the device changed since the workspace was made
-      auto made = e->new_state(states.max_tokens, states.max_tokens);
-      if (made)
-        own = {e, *std::move(made)};
-      else
-        done = std::move(made).error();
-    }
-    if (done) {
-      b.state = own.state.get();
-      done = e->run(b);
-    }
+    const result<void> done = e->run(b);
     if (done) {
       ++i;
     } else {

@@ -18,16 +18,6 @@
 
 namespace flywheel::inline v0::detail {
 
-/// What the parts of a graph keep for one workspace; made for the executable that runs the part now.
-struct part_states {
-  struct one {
-    const device::executable* of = nullptr;
-    std::unique_ptr<device::executable_state> state;
-  };
-  std::vector<one> parts;
-  std::int64_t max_tokens = 0;
-};
-
 /// Several graphs of one model. Immutable to its users: run() may be
 /// called from any thread at any time. The last device takes everything (the CPU), and is never lost.
 class placed_graphs {
@@ -51,10 +41,9 @@ class placed_graphs {
   /// Of any part on any device that may have to run it.
   [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens) const;
 
-  [[nodiscard]] result<part_states> new_states(std::size_t graph, std::int64_t max_tokens) const;
-  /// Runs all parts of a graph. `b.state` is set here. Errors: cancelled; those of loading weights again for another
-  /// device, after one was lost.
-  [[nodiscard]] result<void> run(std::size_t graph, device::bindings& b, part_states& states) const;
+  /// Runs all parts of a graph. Errors: cancelled; those of loading weights again for another device, after one was
+  /// lost.
+  [[nodiscard]] result<void> run(std::size_t graph, const device::bindings& b) const;
 
  private:
   /// A part and who runs it.

@@ -2,10 +2,13 @@
 // against the meaning of their graph in double precision.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "device/runner.hpp"
+#include "flywheel/device/accelerator.hpp"
+#include "flywheel/device/simulator.hpp"
 #include "flywheel/graph/rewrite.hpp"
 #include "flywheel/model/model.hpp"
 #include "src/model/architecture.hpp"
@@ -392,6 +395,49 @@ TEST_CASE("Every architecture's model equals the meaning of its graph, plain and
         meaning.n_ctx = 128;
         CHECK(distance(std::vector<float>(want.begin(), want.end()), meaning.run(ids, rows)) > 1e-3);
       }
+    }
+  }
+}
+
+TEST_CASE("Every architecture's model gives the same logits on simulated NPUs, bit for bit", "[devices]") {
+  for (const variant& v : variants) {
+    INFO(v.name << ", " << v.layers << " layers, " << v.experts << " experts");
+    tiny_model m;
+    m.architecture = v.name;
+    m.layers = v.layers;
+    m.experts = v.experts;
+    m.weights = dtype::q8_channel;
+    const temp_folder folder;
+    write_tiny_model(folder / "m.gguf", m, [&](io::metadata& meta, tensors& list) {
+      editor e{meta, list, m};
+      v.edit(e);
+    });
+    std::vector<token_id> ids(70);
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<token_id>(i * 7919 + 31) % m.vocab;
+    const auto logits = [&](std::vector<std::shared_ptr<const device::device>> devices) {
+      context_options options;
+      options.threads = 1;
+      const model opened =
+          model::open(folder / "m.gguf", {context::create(options).value(), {}, std::move(devices)}).value();
+      session s = opened.new_session().value();
+      std::vector<float> all;
+      s.prefill_rows(ids, 1, [&](std::size_t, std::span<const float> row) -> result<void> {
+         all.insert(all.end(), row.begin(), row.end());
+         return {};
+       }).value();
+      s.decode(3).value();
+      all.insert(all.end(), s.logits().begin(), s.logits().end());
+      return all;
+    };
+    const std::vector<float> want = logits({});
+    for (const char* profile : {"hexagon-sim", "xdna-sim"}) {
+      INFO(profile);
+      const auto npu = device::simulated_npu::create(profile).value();
+      device::accelerator_options with;
+      with.min_multiply_adds = 0;
+      const std::vector<float> got = logits({device::make_accelerator(npu->table(), {}, with).value()});
+      CHECK((got.size() == want.size() && std::memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0));
+      CHECK(npu->report().submissions > 0);
     }
   }
 }

@@ -80,12 +80,6 @@ struct sequence_slice {
   std::int64_t n_ctx = 0;  ///< Positions the sequence may grow to: chooses LongRoPE's factors.
 };
 
-/// What an executable keeps for the runs of one workspace, such as a device's buffers. One run at a time uses it.
-class FLYWHEEL_API executable_state {
- public:
-  virtual ~executable_state();
-};
-
 /// Everything a run touches. All pointers stay valid during the run; nothing is allocated.
 struct bindings {
   std::span<const std::int32_t> ids;          ///< [n_tokens]
@@ -97,7 +91,6 @@ struct bindings {
   std::span<const std::size_t> offsets;  ///< memory_plan::offsets
   std::span<float* const> results;       ///< Memory of graph::outputs: [output rows, cols] each.
   std::byte* scratch = nullptr;          ///< 64-byte aligned, executable::scratch_bytes.
-  executable_state* state = nullptr;     ///< From executable::new_state of the executable that runs.
   flywheel::executor* executor = nullptr;
   std::stop_token stop;
 };
@@ -116,9 +109,6 @@ class FLYWHEEL_API executable {
   /// Scratch for runs of at most these sizes on `workers` workers.
   [[nodiscard]] virtual std::size_t scratch_bytes(std::int64_t max_tokens, std::int64_t max_outputs,
                                                   unsigned workers) const = 0;
-  /// For runs of at most these sizes; null if it needs none. Errors: out_of_memory; device.
-  [[nodiscard]] virtual result<std::unique_ptr<executable_state>> new_state(std::int64_t max_tokens,
-                                                                            std::int64_t max_outputs) const;
   /// Errors: cancelled; device: it is lost. What the run wrote by then is unspecified, what it read is unchanged, so
   /// that another device can do it again.
   [[nodiscard]] virtual result<void> run(const bindings& b) const = 0;

@@ -20,7 +20,8 @@ class accelerator final : public device {
       : owner_(std::move(owner)),
         kernels_(kernels::select(isa)),
         programs_(std::make_shared<program_store>(
-            owner_, blob_cache(owner_->options().blob_cache, owner_->options().blob_cache_bytes))) {
+            owner_, blob_cache(owner_->options().blob_cache, owner_->options().blob_cache_bytes))),
+        buffers_(std::make_shared<io_pool>(owner_)) {
     const flywheel_device_caps& c = owner_->caps();
     caps_.name = c.name;
     caps_.vendor = c.vendor;
@@ -94,7 +95,7 @@ class accelerator final : public device {
   result<std::unique_ptr<const executable>> compile(const subgraph& part,
                                                     std::shared_ptr<const device_weights> weights) const override {
     return detail::guarded(
-        [&] { return linear_program::compile(part, kernels_, owner_, programs_, std::move(weights)); });
+        [&] { return linear_program::compile(part, kernels_, owner_, programs_, buffers_, std::move(weights)); });
   }
 
  private:
@@ -102,6 +103,7 @@ class accelerator final : public device {
   std::shared_ptr<const vendor_device> owner_;
   const kernels::kernel_set& kernels_;
   std::shared_ptr<program_store> programs_;
+  std::shared_ptr<io_pool> buffers_;
   capabilities caps_;
 };
 

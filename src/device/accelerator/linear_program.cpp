@@ -12,28 +12,20 @@ constexpr std::uint64_t rounded_up(std::uint64_t n, std::uint64_t unit) { return
 
 }  // namespace
 
-/// Memory of one submission: its input, and one output per product of the widest step.
-struct linear_program::slot {
-  vendor_buffer input, output;
-};
-
 /// A bucket of rows on its way.
 struct linear_program::job {
   std::size_t bucket = 0;
   std::int64_t first = 0, rows = 0;
+  io_buffers memory;
   flywheel_fence fence = 0;
   std::byte* results = nullptr;  ///< The mapped output, once it is there.
-};
-
-struct linear_program::state final : executable_state {
-  std::vector<slot> slots;
-  std::vector<job> jobs;  ///< Of the step that runs; room for all of them.
 };
 
 result<std::unique_ptr<const executable>> linear_program::compile(const subgraph& part,
                                                                   const kernels::kernel_set& kernels,
                                                                   std::shared_ptr<const vendor_device> owner,
                                                                   std::shared_ptr<program_store> programs,
+                                                                  std::shared_ptr<io_pool> buffers,
                                                                   std::shared_ptr<const device_weights> weights) {
   const auto* packed = dynamic_cast<const accelerator_weights*>(weights.get());
   if (!packed) return error{errc::invalid_argument, "the weights were loaded by another device", owner->name()};
@@ -51,7 +43,7 @@ result<std::unique_ptr<const executable>> linear_program::compile(const subgraph
   const auto vector_of = [&](graph::value v) -> const float* {
     return v.valid() ? packed->vector(*g.weight_of(v)) : nullptr;
   };
-  std::unique_ptr<linear_program> out(new linear_program(owner));
+  std::unique_ptr<linear_program> out(new linear_program(owner, std::move(buffers)));
   out->kernels_ = &kernels;
   for (const std::uint32_t index : part.nodes) {
     const graph::node& n = g.nodes[index];
@@ -77,6 +69,10 @@ result<std::unique_ptr<const executable>> linear_program::compile(const subgraph
     if (packed->loaded())
       for (std::size_t b = 0; b < bucket_rows.size(); ++b) {
         FLYWHEEL_TRY(s.programs[b], programs->get(ops, bucket_rows[b]));
+        std::uint64_t outputs = 0;
+        for (const product& p : s.products) outputs += out->output_bytes(p, b);
+        out->pool_->expect(
+            b, out->scales_at(s, b) + static_cast<std::uint64_t>(bucket_rows[b] * s.groups()) * sizeof(float), outputs);
       }
     out->steps_.push_back(std::move(s));
   }
@@ -92,97 +88,53 @@ std::size_t linear_program::scratch_bytes(std::int64_t max_tokens, std::int64_t 
   return most;
 }
 
-namespace {
-
-/// Bytes of a bucket's codes, up to its scales.
-std::uint64_t codes_bytes(std::int64_t rows, std::int64_t k, std::uint64_t alignment) {
-  return rounded_up(static_cast<std::uint64_t>(rows * k), alignment);
+std::uint64_t linear_program::scales_at(const step& s, std::size_t bucket) const {
+  return rounded_up(static_cast<std::uint64_t>(bucket_rows[bucket] * s.x.cols), owner_->caps().alignment);
 }
 
-}  // namespace
-
-result<std::unique_ptr<executable_state>> linear_program::new_state(std::int64_t max_tokens,
-                                                                    std::int64_t max_outputs) const {
-  return detail::guarded([&]() -> result<std::unique_ptr<executable_state>> {
-    const flywheel_device_caps& caps = owner_->caps();
-    std::vector<std::array<std::uint64_t, 2>> needed;  // bytes of input and output of each slot
-    for (const step& s : steps_) {
-      std::vector<std::int64_t> largest;  // bucket that comes into each slot, for any number of rows
-      for (std::int64_t rows = rows_of(s.x, max_tokens, max_outputs); rows > 0; --rows) {
-        std::size_t place = 0;
-        buckets_.for_each(rows, [&](std::size_t bucket, std::int64_t, std::int64_t) {
-          largest.resize(std::max(largest.size(), place + 1), 0);
-          largest[place] = std::max(largest[place], bucket_rows[bucket]);
-          ++place;
-        });
-      }
-      needed.resize(std::max(needed.size(), largest.size()), {0, 0});
-      for (std::size_t i = 0; i < largest.size(); ++i) {
-        const auto rows = static_cast<std::uint64_t>(largest[i]);
-        std::uint64_t outputs = 0;
-        for (const product& p : s.products)
-          outputs += rounded_up(rows * static_cast<std::uint64_t>(p.matrix->op.n) * sizeof(float), caps.alignment);
-        const std::uint64_t inputs = codes_bytes(largest[i], s.x.cols, caps.alignment) +
-                                     rows * static_cast<std::uint64_t>(s.groups()) * sizeof(float);
-        needed[i] = {std::max(needed[i][0], inputs), std::max(needed[i][1], outputs)};
-      }
-    }
-    auto made = std::make_unique<state>();
-    made->jobs.reserve(needed.size());
-    for (const auto& [inputs, outputs] : needed) {
-      slot one;
-      FLYWHEEL_TRY(one.input, vendor_buffer::make(owner_, inputs));
-      FLYWHEEL_TRY(one.output, vendor_buffer::make(owner_, outputs));
-      made->slots.push_back(std::move(one));
-    }
-    return std::unique_ptr<executable_state>(std::move(made));
-  });
+std::uint64_t linear_program::output_bytes(const product& p, std::size_t bucket) const {
+  return rounded_up(static_cast<std::uint64_t>(bucket_rows[bucket] * p.matrix->op.n) * sizeof(float),
+                    owner_->caps().alignment);
 }
 
 /// One run of one step.
 class linear_program::runner {
  public:
   runner(const linear_program& program, const step& s, const bindings& b)
-      : program_(program), owner_(*program.owner_), step_(s), b_(b), state_(static_cast<state&>(*b.state)) {
+      : program_(program), owner_(*program.owner_), step_(s), b_(b) {
     rows_ =
         program.rows_of(s.x, static_cast<std::int64_t>(b.ids.size()), static_cast<std::int64_t>(b.output_rows.size()));
   }
 
   result<void> run() {
-    std::vector<job>& jobs = state_.jobs;
-    jobs.clear();
+    std::vector<job> jobs;
     program_.buckets_.for_each(rows_, [&](std::size_t bucket, std::int64_t first, std::int64_t rows) {
-      jobs.push_back({bucket, first, rows, 0, nullptr});
+      jobs.push_back({bucket, first, rows, {}, 0, nullptr});
     });
     // Where a residual is added, the result may lie over it: it is written only when nothing can fail any more, so that
     // another device can do all of it again.
     const bool late = step_.attributes.residual;
     std::size_t finished = 0;
     const auto finish_next = [&] {
-      const result<void> done = finish(jobs[finished], finished);
-      if (done && !late) store(jobs[finished], finished);
-      ++finished;
+      job& j = jobs[finished++];
+      const result<void> done = finish(j);
+      if (done && !late) store(j);
       return done;
     };
     result<void> done;
     for (std::size_t i = 0; i < jobs.size() && done; ++i) {
       if (b_.stop.stop_requested()) done = error{errc::cancelled, "cancelled", {}};
-      if (done) done = prepare(jobs[i], i);
+      if (done) done = prepare(jobs[i]);
       if (done && i - finished == owner_.caps().max_in_flight) done = finish_next();
-      if (done) done = submit(jobs[i], i);
+      if (done) done = submit(jobs[i]);
       if (done && i > finished) done = finish_next();  // while the device computes job i
     }
     while (done && finished < jobs.size()) done = finish_next();
-    if (!done) {  // nothing may stay behind that uses this workspace
-      for (std::size_t i = 0; i < jobs.size(); ++i) {
-        if (jobs[i].fence != 0) (void)await(jobs[i].fence);
-        if (jobs[i].results) unmap(jobs[i], i);
-      }
-      return done;
+    for (job& j : jobs) {
+      if (done && late) store(j);
+      clean_up(j);
     }
-    if (late)
-      for (std::size_t i = 0; i < jobs.size(); ++i) store(jobs[i], i);
-    return {};
+    return done;
   }
 
  private:
@@ -202,13 +154,14 @@ class linear_program::runner {
   }
 
   /// Writes the rounded activations of a bucket.
-  result<void> prepare(const job& j, std::size_t index) const {
+  result<void> prepare(job& j) const {
     const std::int64_t k = step_.x.cols, groups = step_.groups();
+    FLYWHEEL_TRY(j.memory, program_.pool_->take(j.bucket));
     void* address = nullptr;
-    const vendor_buffer& memory = state_.slots[index].input;
+    const vendor_buffer& memory = j.memory.input;
     FLYWHEEL_CHECK(ask("mapping memory", memory.map(address)));
     auto* codes = static_cast<std::int8_t*>(address);
-    auto* scales = reinterpret_cast<float*>(codes + scales_at(j));
+    auto* scales = reinterpret_cast<float*>(codes + program_.scales_at(step_, j.bucket));
     const float* x = step_.x.in(b_) + j.first * k;
     auto* normed = reinterpret_cast<float*>(b_.scratch) + j.first * k;
     const kernels::kernel_set& kernels = *program_.kernels_;
@@ -226,19 +179,15 @@ class linear_program::runner {
     return ask("unmapping memory", memory.unmap());
   }
 
-  [[nodiscard]] std::uint64_t scales_at(const job& j) const {
-    return codes_bytes(bucket_rows[j.bucket], step_.x.cols, owner_.caps().alignment);
-  }
-
-  result<void> submit(job& j, std::size_t index) const {
-    const slot& memory = state_.slots[index];
-    const flywheel_input input{{memory.input.get(), 0}, {memory.input.get(), scales_at(j)}};
+  result<void> submit(job& j) const {
+    const io_buffers& memory = j.memory;
+    const flywheel_input input{{memory.input.get(), 0}, {memory.input.get(), program_.scales_at(step_, j.bucket)}};
     std::array<flywheel_region, most_products> weights{}, outputs{};
     std::uint64_t at = 0;
     for (std::size_t i = 0; i < step_.products.size(); ++i) {
       weights[i] = {step_.products[i].matrix->memory.get(), 0};
       outputs[i] = {memory.output.get(), at};
-      at += output_bytes(j, i);
+      at += program_.output_bytes(step_.products[i], j.bucket);
     }
     flywheel_bindings bound{};
     bound.size = sizeof bound;
@@ -259,12 +208,6 @@ class linear_program::runner {
     return {};
   }
 
-  [[nodiscard]] std::uint64_t output_bytes(const job& j, std::size_t i) const {
-    return rounded_up(
-        static_cast<std::uint64_t>(bucket_rows[j.bucket] * step_.products[i].matrix->op.n) * sizeof(float),
-        owner_.caps().alignment);
-  }
-
   /// Until the fence is gone, or the device has had every chance.
   [[nodiscard]] flywheel_status await(flywheel_fence fence) const {
     const auto nanoseconds = static_cast<std::uint64_t>(std::chrono::nanoseconds(owner_.options().timeout).count());
@@ -277,7 +220,7 @@ class linear_program::runner {
   }
 
   /// The job's results are there and mapped, or the device is lost.
-  result<void> finish(job& j, std::size_t index) const {
+  result<void> finish(job& j) const {
     for (int attempt = 0;; ++attempt) {
       const flywheel_status status = await(j.fence);
       if (status != FLYWHEEL_TIMEOUT) j.fence = 0;
@@ -285,22 +228,23 @@ class linear_program::runner {
       if (status != FLYWHEEL_TIMEOUT) owner_.warn("waiting for a submission", status);
       if (status != FLYWHEEL_FAILED || attempt >= owner_.options().retries)
         return owner_.lose("waiting for a submission: " + std::string(to_string_of_status(status)));
-      FLYWHEEL_CHECK(submit(j, index));
+      FLYWHEEL_CHECK(submit(j));
     }
     void* address = nullptr;
-    FLYWHEEL_CHECK(ask("mapping memory", state_.slots[index].output.map(address)));
+    FLYWHEEL_CHECK(ask("mapping memory", j.memory.output.map(address)));
     j.results = static_cast<std::byte*>(address);
     return {};
   }
 
-  /// The results are no longer needed, so that a failure concerns the next run.
-  void unmap(job& j, std::size_t index) const {
-    j.results = nullptr;
-    (void)ask("unmapping memory", state_.slots[index].output.unmap());
+  /// Nothing may stay behind that uses this job's memory.
+  void clean_up(job& j) const {
+    if (j.results) (void)ask("unmapping memory", j.memory.output.unmap());  // a failure concerns the next run
+    if (j.fence != 0 && await(j.fence) == FLYWHEEL_TIMEOUT) return;         // the device still has the memory
+    if (j.memory.input.get()) program_.pool_->give_back(j.bucket, std::move(j.memory));
   }
 
   /// What stands behind the products, in the order and arithmetic of the CPU's kernels. Cannot fail.
-  void store(job& j, std::size_t index) const {
+  void store(job& j) const {
     std::byte* const from = j.results;
     const graph::linear_attributes& a = step_.attributes;
     const kernels::kernel_set& kernels = *program_.kernels_;
@@ -314,7 +258,7 @@ class linear_program::runner {
         const product& p = step_.products[i];
         const std::int64_t n = p.matrix->op.n;
         float* y = reinterpret_cast<float*>(from + at) + r * n;
-        at += output_bytes(j, i);
+        at += program_.output_bytes(step_.products[i], j.bucket);
         if (p.bias) kernels.add(y, p.bias, n, y);
         float* out = p.out.in(b_) + row * n;
         if (a.glu) {
@@ -333,14 +277,12 @@ class linear_program::runner {
         }
       }
     });
-    unmap(j, index);
   }
 
   const linear_program& program_;
   const vendor_device& owner_;
   const step& step_;
   const bindings& b_;
-  state& state_;
   std::int64_t rows_ = 0;
 };
 

@@ -16,6 +16,7 @@
 #include "src/device/accelerator/accelerator_weights.hpp"
 #include "src/device/accelerator/blob_cache.hpp"
 #include "src/device/accelerator/buckets.hpp"
+#include "src/device/accelerator/io_pool.hpp"
 #include "src/device/accelerator/vendor_device.hpp"
 
 namespace flywheel::inline v0::device {
@@ -44,11 +45,10 @@ class linear_program final : public executable {
   static result<std::unique_ptr<const executable>> compile(const subgraph& part, const kernels::kernel_set& kernels,
                                                            std::shared_ptr<const vendor_device> owner,
                                                            std::shared_ptr<program_store> programs,
+                                                           std::shared_ptr<io_pool> buffers,
                                                            std::shared_ptr<const device_weights> weights);
   [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens, std::int64_t max_outputs,
                                           unsigned workers) const override;
-  [[nodiscard]] result<std::unique_ptr<executable_state>> new_state(std::int64_t max_tokens,
-                                                                    std::int64_t max_outputs) const override;
   [[nodiscard]] result<void> run(const bindings& b) const override;
 
  private:
@@ -78,16 +78,18 @@ class linear_program final : public executable {
     [[nodiscard]] std::int64_t groups() const noexcept { return (x.cols + group - 1) / group; }
   };
   struct job;
-  struct slot;
-  struct state;
   class runner;
 
-  explicit linear_program(std::shared_ptr<const vendor_device> owner)
-      : owner_(std::move(owner)), buckets_(owner_->caps().tile_m) {}
+  linear_program(std::shared_ptr<const vendor_device> owner, std::shared_ptr<io_pool> pool)
+      : owner_(std::move(owner)), pool_(std::move(pool)), buckets_(owner_->caps().tile_m) {}
+  /// Where the scales of a bucket's activations begin in its input, and the results of a product in its output.
+  [[nodiscard]] std::uint64_t scales_at(const step& s, std::size_t bucket) const;
+  [[nodiscard]] std::uint64_t output_bytes(const product& p, std::size_t bucket) const;
   [[nodiscard]] std::int64_t rows_of(const place& p, std::int64_t tokens, std::int64_t outputs) const noexcept {
     return p.outputs ? outputs : tokens;
   }
   std::shared_ptr<const vendor_device> owner_;
+  std::shared_ptr<io_pool> pool_;
   std::shared_ptr<const device_weights> weights_;
   const kernels::kernel_set* kernels_ = nullptr;
   bucket_table buckets_;
