@@ -125,8 +125,8 @@ TEST_CASE("A device gets what it claims, and the CPU the rest") {
   CHECK(qkv.weights[1].dims == shape{16, 32});
   CHECK(qkv.weights[3].name == "blk.0.attn_norm.weight");
   CHECK(qkv.weight_bytes == 4 * (32 * 64 + 32));
-  // The embedding goes there; q, k and v come back and the result goes there in each layer; the last layer's result
-  // comes back, its wanted rows go there, and logits come back.
+  // The embedding goes there; q, k and v come back and attention's rows go there in each layer. The last layer goes on
+  // with the wanted rows alone: its input comes back, and those of it go there. Logits come back.
   CHECK(p.transfers == 1 + 2 * (3 + 1) + 3);
   CHECK(p.transfer_bytes == 4 * (32 + 2 * (32 + 16 + 16 + 32) + 32 + 32 + 320));
   CHECK(p.parts == p.operations.back().part + 1);
