@@ -43,6 +43,7 @@ std::filesystem::path user_cache() {
 
 device::accelerator_options options_of(const device_args& args, const context& ctx) {
   device::accelerator_options options;
+  options.min_multiply_adds = args.min_work;
   options.log = [ctx](log_level level, std::string_view message) { ctx.log(level, message); };
   if (args.no_blob_cache) return options;
   options.blob_cache = args.blob_cache;
@@ -60,6 +61,10 @@ void device_args::declare_devices(CLI::App& app) {
                  "does")
       ->expected(1)
       ->take_all();
+  app.add_option("--min-work", min_work,
+                 "Operations with fewer multiply-adds per token stay on the CPU; default: what a device's submission "
+                 "costs, in multiply-adds of the CPU")
+      ->check(CLI::NonNegativeNumber);
 }
 
 void device_args::declare(CLI::App& app) {

@@ -1,6 +1,7 @@
 // -d and the options that belong to it: which devices compute a model.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,12 +17,13 @@ namespace flywheel::cli {
 
 struct device_args {
   std::vector<std::string> lists;  ///< Of each -d.
+  std::int64_t min_work = -1;      ///< accelerator_options::min_multiply_adds
   std::string blob_cache;
   bool no_blob_cache = false;
   std::string trace;
   bool report = false;
 
-  /// Declares -d alone.
+  /// Declares -d and --min-work, which decide who computes what.
   void declare_devices(CLI::App& app);
   /// All of them.
   void declare(CLI::App& app);

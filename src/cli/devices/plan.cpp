@@ -110,18 +110,23 @@ std::string where_text(const plan_row& row) {
   return layers + (layers.empty() || names.empty() ? "" : ".") + names;
 }
 
-/// The name of a weight without the number of its layer.
-std::string pattern_of(const graph::weight_info& w, std::int64_t layer) {
-  const std::string prefix = "blk." + std::to_string(layer) + ".";
-  return w.name.starts_with(prefix) ? "blk.*." + w.name.substr(prefix.size()) : w.name;
+/// A name or a reason that is the same for all layers: "blk.*.attn_q.weight".
+std::string without_layer(std::string text, std::int64_t layer) {
+  const std::string own = "blk." + std::to_string(layer) + ".", any = "blk.*.";
+  for (std::size_t at = 0; (at = text.find(own, at)) != std::string::npos; at += any.size())
+    text.replace(at, own.size(), any);
+  return text;
 }
 
+/// Equal for operations that differ in their layer alone.
 std::string key_of(const planned_operation& o) {
-  json key = {graph::to_string(o.kind),  o.layer < 0,    o.device, o.refusals, o.multiply_adds,
-              o.attention_multiply_adds, o.weight_bytes, o.seconds};
+  json weights = json::array(), refusals = json::array();
   for (const graph::weight_info& w : o.weights)
-    key.push_back({pattern_of(w, o.layer), to_string(w.type), w.dims.to_string(), w.first_row});
-  return dump(key);
+    weights.push_back(
+        json::array({without_layer(w.name, o.layer), to_string(w.type), w.dims.to_string(), w.first_row}));
+  for (const std::string& reason : o.refusals) refusals.push_back(without_layer(reason, o.layer));
+  return dump(json::array({graph::to_string(o.kind), o.layer < 0, o.device, std::move(weights), std::move(refusals),
+                           o.multiply_adds, o.attention_multiply_adds, o.seconds}));
 }
 
 std::vector<plan_row> fold(const device_plan& plan, bool all) {
@@ -155,7 +160,7 @@ class footnotes {
   std::string of(const planned_operation& o, std::int64_t count) {
     std::string text;
     for (std::size_t d = 0; d < o.refusals.size(); ++d) {
-      const std::string line = plan_.devices[d].name + ": " + o.refusals[d];
+      const std::string line = plan_.devices[d].name + ": " + without_layer(o.refusals[d], o.layer);
       const auto found = std::find_if(notes_.begin(), notes_.end(), [&](const note& n) { return n.text == line; });
       const auto index = static_cast<std::size_t>(found - notes_.begin());
       if (found == notes_.end()) notes_.push_back({line, 0});
