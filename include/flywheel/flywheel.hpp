@@ -16,6 +16,7 @@
 #include "flywheel/model/convert.hpp"     // write a model as GGUF, in another type
 #include "flywheel/model/model.hpp"       // open a model
 #include "flywheel/model/open.hpp"        // model files and Hugging Face folders by path
+#include "flywheel/model/plan.hpp"        // which device computes what of a model
 #include "flywheel/model/sampler.hpp"     // choose tokens
 #include "flywheel/model/session.hpp"     // prefill, generate, score, save
 #include "flywheel/text/tokenizer.hpp"    // text to ids and back

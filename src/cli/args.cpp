@@ -33,6 +33,7 @@ void model_args::declare(CLI::App& app, bool model_required) {
                  "How activations are quantized for quantized weights: 'block' (one f32 scale per 32), 'power' (powers "
                  "of two, faster), or 'auto' (what suits the weights)")
       ->check(CLI::IsMember({"auto", "block", "power"}));
+  devices.declare(app);
   app.add_flag("-v,--verbose", verbose, "Show the library's messages on stderr");
 }
 
@@ -53,14 +54,16 @@ context model_args::make_context() const {
   return std::move(made).value();
 }
 
-model model_args::open(const interrupt& stop) const {
+model model_args::open(const interrupt& stop, used_devices& used) const {
   const std::span<const std::byte> built_in = default_model();
   if (path.empty() && built_in.empty())
     throw usage_error("MODEL", "is missing, and this build has no default model; name a GGUF file");
-  progress_bar bar("loading " +
-                   (path.empty() ? default_model_name() : std::filesystem::path(path).filename().string()));
   model_options options;
   options.context = make_context();
+  used = used_devices(devices, options.context, verbose);
+  options.devices = used.list();
+  progress_bar bar("loading " +
+                   (path.empty() ? default_model_name() : std::filesystem::path(path).filename().string()));
   options.control = {bar.callback(), stop.token()};
   if (path.empty()) return model::open(io::archive::open(built_in).value(), options).value();
   return model::open(std::filesystem::path(path), options).value();

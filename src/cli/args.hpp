@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cli/device_args.hpp"
 #include "cli/terminal.hpp"
 #include "flywheel/model/model.hpp"
 
@@ -25,12 +26,14 @@ struct model_args {
   std::string isa;
   std::string activations = "auto";
   bool verbose = false;
+  device_args devices;
 
   /// Declares MODEL (required unless there is a default) and the options.
   void declare(CLI::App& app, bool model_required = true);
   [[nodiscard]] flywheel::context make_context() const;
-  /// Opens the model with a progress bar; Ctrl-C cancels. Throws.
-  [[nodiscard]] model open(const interrupt& stop) const;
+  /// Opens the model with a progress bar, and the devices that compute it before; Ctrl-C cancels. Whoever is done with
+  /// the model calls used.finish(). Throws.
+  [[nodiscard]] model open(const interrupt& stop, used_devices& used) const;
 };
 
 /// --ctx and --kv-type.

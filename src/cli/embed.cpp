@@ -33,13 +33,15 @@ int embed_all(const embed_command_args& args) {
   if (args.ids) lists.push_back(parse_ids(*args.ids, "--ids"));
   const std::vector<std::string> texts = args.texts.read();
   interrupt stop;
-  const model loaded = args.model.open(stop);
+  used_devices devices;
+  const model loaded = args.model.open(stop, devices);
   progress_bar bar("embedding");
   embed_options options = args.how.options({bar.callback(), stop.token()});
   options.normalize = !args.no_normalize;
   options.pooling = args.pool;
   const embeddings vectors = (args.ids ? loaded.embed(lists, options) : loaded.embed(texts, options)).value();
   bar.clear();
+  devices.finish();
 
   const auto width = static_cast<std::size_t>(vectors.width);
   json list = json::array();

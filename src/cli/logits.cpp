@@ -26,7 +26,8 @@ int write_logits(const logits_args& args) {
   const std::vector<token_id> ids = parse_ids(args.ids, "--ids");
   if (ids.empty()) throw usage_error("--ids", "holds no ids; write ids as 1,2,3");
   interrupt stop;
-  const model loaded = args.model.open(stop);
+  used_devices devices;
+  const model loaded = args.model.open(stop, devices);
   session_options options = args.session.options();
   if (options.n_ctx == 0) {  // never too small for what was asked
     const std::int32_t usual = std::min(loaded.info().n_ctx_train, 4096);
@@ -58,6 +59,7 @@ int write_logits(const logits_args& args) {
                    {"positions", positions},
                    {"n_tokens", ids.size()},
                    {"kv_type", args.session.kv_type}}));
+  devices.finish();
   return success;
 }
 

@@ -67,7 +67,8 @@ std::vector<window> half_windows(const std::vector<token_id>& text, std::size_t 
 int measure(const perplexity_args& args) {
   const std::string text = read_file(args.file);
   interrupt stop;
-  const model loaded = args.model.open(stop);
+  used_devices devices;
+  const model loaded = args.model.open(stop, devices);
   const text::tokenizer& vocabulary = loaded.tokenizer();
   if (!vocabulary) fail(errc::unsupported, args.model.path, "the file carries no vocabulary; a text cannot be encoded");
   const token_id bos = vocabulary.special().add_bos ? vocabulary.special().bos : -1;
@@ -100,6 +101,7 @@ int measure(const perplexity_args& args) {
   }
   bar.clear();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  devices.finish();
   if (scored == 0) fail(errc::invalid_argument, "--ctx", "is too small: no token is scored");
 
   const auto n = static_cast<double>(scored);

@@ -25,11 +25,13 @@ struct rerank_args {
 int rerank_all(const rerank_args& args) {
   const std::vector<std::string> documents = args.documents.read();
   interrupt stop;
-  const model loaded = args.model.open(stop);
+  used_devices devices;
+  const model loaded = args.model.open(stop, devices);
   progress_bar bar("ranking");
   const std::vector<float> scores =
       loaded.rerank(args.query, documents, args.how.options({bar.callback(), stop.token()})).value();
   bar.clear();
+  devices.finish();
   std::vector<std::size_t> order(scores.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });

@@ -229,9 +229,11 @@ action run_command(CLI::App& app) {
     if (args->ids) (void)parse_ids(*args->ids, "--ids");  // what is wrong with the command line is said before loading
     (void)args->sampler.options();
     interrupt stop;
-    const model loaded = args->model.open(stop);
-    if (interactive_mode) return interactive_session(*args, loaded, stop);
-    return generate_once(*args, loaded, stop);
+    used_devices devices;
+    const model loaded = args->model.open(stop, devices);
+    const int code = interactive_mode ? interactive_session(*args, loaded, stop) : generate_once(*args, loaded, stop);
+    devices.finish();
+    return code;
   };
 }
 

@@ -6,6 +6,7 @@
 
 #include "flywheel/detail/edit_distance.hpp"
 #include "flywheel/detail/try.hpp"
+#include "flywheel/graph/rewrite.hpp"
 #include "src/model/key_reader.hpp"
 
 namespace flywheel::inline v0::detail {
@@ -145,6 +146,14 @@ result<const architecture*> architecture_of(const io::metadata& meta) {
     if (entry.key.starts_with(prefix)) keys += (keys.empty() ? "" : ", ") + entry.key.substr(prefix.size());
   e.message += keys.empty() ? "; the file has no keys " + prefix + "*" : "; the file's keys " + prefix + "*: " + keys;
   return e;
+}
+
+result<graph::graph> build_graph(const architecture& arch, const io::archive& file, const hyperparameters& h,
+                                 graph_output output) {
+  FLYWHEEL_TRY(graph::graph plain, arch.build(file, h, output));
+  graph::graph whole = graph::optimize(std::move(plain));
+  FLYWHEEL_CHECK(graph::validate(whole));
+  return whole;
 }
 
 }  // namespace flywheel::inline v0::detail

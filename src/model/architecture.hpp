@@ -66,4 +66,8 @@ struct architecture {
 /// The architecture of a file. The error also says which of the name's own keys the file has.
 [[nodiscard]] result<const architecture*> architecture_of(const io::metadata& meta);
 
+/// The file's graph, rewritten and checked. Errors: the architecture's own.
+[[nodiscard]] result<graph::graph> build_graph(const architecture& arch, const io::archive& file,
+                                               const hyperparameters& h, graph_output output);
+
 }  // namespace flywheel::inline v0::detail

@@ -8,7 +8,6 @@
 #include "flywheel/detail/try.hpp"
 #include "flywheel/device/device.hpp"
 #include "flywheel/graph/plan.hpp"
-#include "flywheel/graph/rewrite.hpp"
 #include "src/model/kv_cache.hpp"
 #include "src/model/placed_graphs.hpp"
 
@@ -117,9 +116,8 @@ class graph_engine final : public engine {
     devices.push_back(std::move(cpu));
     std::vector<graph::graph> graphs;
     for (std::size_t i = 0; i < graph_kinds; ++i) {
-      FLYWHEEL_TRY(graph::graph plain, arch->build(file, parameters_, static_cast<graph_output>(i)));
-      graphs.push_back(graph::optimize(std::move(plain)));
-      FLYWHEEL_CHECK(graph::validate(graphs.back()));
+      FLYWHEEL_TRY(graph::graph g, build_graph(*arch, file, parameters_, static_cast<graph_output>(i)));
+      graphs.push_back(std::move(g));
     }
     FLYWHEEL_CHECK(graphs_.place(ctx, std::move(devices), std::move(graphs)));
     encoder_ = encoder_facts_of(file, graphs_.at(0));

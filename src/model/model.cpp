@@ -51,15 +51,14 @@ result<text::tokenizer> tokenizer_of(const io::archive& file, const detail::hype
   return vocabulary;
 }
 
-/// Errors from inside the file say which file.
-error in_file(error e, const io::archive& file) {
+}  // namespace
+
+error detail::in_file(error e, const io::archive& file) {
   const std::string path = file.path().string();
   if (!path.empty() && e.where.find(path) == std::string::npos)
     e.where = e.where.empty() ? path : path + ": " + e.where;
   return e;
 }
-
-}  // namespace
 
 result<model> model::open(const std::filesystem::path& path, const model_options& options) {
   return detail::guarded([&]() -> result<model> {
@@ -73,9 +72,9 @@ result<model> model::open(const io::archive& file, const model_options& options)
     auto s = std::make_shared<state>();
     FLYWHEEL_TRY(s->ctx, context_or_default(options.context));
     auto engine = detail::load_engine(file, s->ctx, options.control, options.devices);
-    if (!engine) return in_file(std::move(engine).error(), file);
+    if (!engine) return detail::in_file(std::move(engine).error(), file);
     auto vocabulary = tokenizer_of(file, engine->parameters);
-    if (!vocabulary) return in_file(std::move(vocabulary).error(), file);
+    if (!vocabulary) return detail::in_file(std::move(vocabulary).error(), file);
     s->tokenizer = *std::move(vocabulary);
     s->file = file;
     s->info = info_of(file, engine->parameters);
@@ -90,7 +89,7 @@ result<flywheel::footprint> model::footprint(const io::archive& file, const sess
   return detail::guarded([&]() -> result<flywheel::footprint> {
     FLYWHEEL_TRY(const flywheel::context used, context_or_default(ctx));
     auto engine = detail::measure_engine(file, used);
-    if (!engine) return in_file(std::move(engine).error(), file);
+    if (!engine) return detail::in_file(std::move(engine).error(), file);
     flywheel::footprint out;
     out.weights = engine->weight_bytes;
     if (engine->engine->encoder()) {  // what embedding texts takes

@@ -19,4 +19,9 @@ struct model::state {
   std::size_t weight_bytes = 0;
 };
 
+namespace detail {
+/// Errors from inside a file say which file.
+[[nodiscard]] error in_file(error e, const io::archive& file);
+}  // namespace detail
+
 }  // namespace flywheel::inline v0

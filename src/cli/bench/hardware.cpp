@@ -102,7 +102,8 @@ speed run_model(dtype type, const hardware_bench_args& args, const interrupt& st
   how.path = file.path();
   how.threads = args.threads;
   how.isa = args.isa;
-  const model loaded = how.open(stop);
+  used_devices none;
+  const model loaded = how.open(stop, none);
   model_workload work;
   work.repetitions = 1;  // the whole report is to take a minute
   const model_figures f = measure_model(loaded, cost_of(io::archive::open(std::filesystem::path(file.path())).value()),

@@ -279,16 +279,18 @@ int bench_model(model_bench_args args) {
   std::optional<temporary_file> made;
   if (shape != nullptr) {
     const dtype type = synthetic_type(args.type, *shape, "--type");
-    (void)args.model.make_context();  // what is wrong with the command line is said before writing
+    // What is wrong with the command line is said before writing.
+    (void)used_devices(args.model.devices, args.model.make_context());
     made.emplace(".gguf");
     write_synthetic(*shape, type, made->path(), 1, stop);
     args.model.path = made->path();
   }
   model_cost cost;
+  used_devices devices;
   model loaded;
   double load = 0;
   {
-    load = timed([&] { loaded = args.model.open(stop); });
+    load = timed([&] { loaded = args.model.open(stop, devices); });
     const std::span<const std::byte> built_in = default_model();
     cost = cost_of(args.model.path.empty() ? io::archive::open(built_in).value()
                                            : open_model_archive(args.model.path).value());
@@ -299,6 +301,7 @@ int bench_model(model_bench_args args) {
     print_line(dump(model_json(args, name, loaded, cost, load, f)));
   else
     print_model(args, name, loaded, cost, load, f);
+  devices.finish();
   return success;
 }
 
