@@ -105,7 +105,7 @@ void check_unpack(bench& b) {
   });
 }
 
-void check_rows(bench& b) {
+void check_packing_rows(bench& b) {
   for_each_matrix(b, 12, [&](const flywheel_matmul& op, const quantized&, std::uint64_t bytes) {
     for (const std::int64_t rows : {1, 128}) {
       flywheel_matmul other = op;
@@ -123,7 +123,7 @@ void check_rows(bench& b) {
 constexpr check packing_list[] = {
     {"packing", "pack.size", "pack writes exactly packed_size bytes", true, check_packed_size},
     {"packing", "pack.unpack", "unpack gives back every code and scale", true, check_unpack},
-    {"packing", "pack.rows", "one packing serves every number of rows", true, check_rows},
+    {"packing", "pack.rows", "one packing serves every number of rows", true, check_packing_rows},
 };
 
 }  // namespace
