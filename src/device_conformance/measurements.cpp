@@ -19,7 +19,6 @@ void measure(bench& b) {
       flywheel_support answer;
       if (b.device().query(op, answer) != FLYWHEEL_OK || answer.ok == 0) continue;
       bound_workload work(b.device(), make_workload({op}, filling::random, random), placing::apart);
-      work.run();
       // The best of several: what the device can do, not what else the host was doing.
       double best = 1e30;
       const clock::time_point end = clock::now() + std::chrono::milliseconds(b.options().quick ? 50 : 500);
@@ -28,6 +27,7 @@ void measure(bench& b) {
         b.device().wait(work.submit());
         best = std::min(best, std::chrono::duration<double>(clock::now() - begin).count());
       } while (clock::now() < end);
+      work.check();
       rows.push_back({{"rows", m},
                       {"n", size},
                       {"k", size},
