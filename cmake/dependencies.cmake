@@ -20,7 +20,7 @@ if(NOT FLYWHEEL_SERIAL)
 endif()
 
 function(flywheel_link_dependencies target)
-  target_link_libraries(${target} PRIVATE ${FLYWHEEL_LIBRARIES})
+  target_link_libraries(${target} PRIVATE ${FLYWHEEL_LIBRARIES} ${CMAKE_DL_LIBS})  # dlopen: plug-ins of devices
   if(FLYWHEEL_SERIAL)
     target_compile_definitions(${target} PRIVATE FLYWHEEL_SERIAL=1)
   else()

@@ -11,19 +11,29 @@ install(TARGETS flywheel EXPORT flywheelTargets
   RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT flywheel_runtime
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT flywheel_runtime NAMELINK_COMPONENT flywheel_development
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT flywheel_development)
+install(TARGETS flywheel-plugin EXPORT flywheelTargets)
+set_target_properties(flywheel-plugin PROPERTIES EXPORT_NAME plugin)
 install(DIRECTORY include/flywheel DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT flywheel_development
   FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h" PATTERN "*.inc")
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/flywheel COMPONENT flywheel_development)
 
-if(TARGET flywheel-cli)
-  install(TARGETS flywheel-cli EXPORT flywheelTargets
+foreach(program flywheel-cli flywheel-device-conformance)
+  if(NOT TARGET ${program})
+    continue()
+  endif()
+  install(TARGETS ${program} EXPORT flywheelTargets
     RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT flywheel_command)
-  set_target_properties(flywheel-cli PROPERTIES EXPORT_NAME command)
   if(BUILD_SHARED_LIBS AND NOT CMAKE_INSTALL_RPATH AND NOT CMAKE_SKIP_INSTALL_RPATH)
     file(RELATIVE_PATH to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
-    set_target_properties(flywheel-cli PROPERTIES INSTALL_RPATH
+    set_target_properties(${program} PROPERTIES INSTALL_RPATH
       "$<IF:$<PLATFORM_ID:Darwin>,@loader_path,$ORIGIN>/${to_lib}")
   endif()
+endforeach()
+if(TARGET flywheel-cli)
+  set_target_properties(flywheel-cli PROPERTIES EXPORT_NAME command)
+endif()
+if(TARGET flywheel-device-conformance)
+  set_target_properties(flywheel-device-conformance PROPERTIES EXPORT_NAME device_conformance)
 endif()
 
 file(GLOB models examples/models/*.gguf)
@@ -66,6 +76,9 @@ endif()
 if(FLYWHEEL_NEEDS_THREADS AND NOT APPLE AND NOT WIN32)
   set(libs "-pthread")
 endif()
+foreach(library IN LISTS CMAKE_DL_LIBS)
+  string(APPEND libs " -l${library}")
+endforeach()
 string(REPLACE ";" ", " requires "${requires}")
 if(BUILD_SHARED_LIBS)
   set(FLYWHEEL_PC_DEPENDENCIES "Requires.private: ${requires}\nLibs: -L\${libdir} -lflywheel\nLibs.private: ${libs}")
