@@ -101,40 +101,47 @@ struct dot2_tiles {
                        float* sums, std::size_t ahead) {
     using Shape = shape<Panel, R, T>;
     const tile_places<T> tiles(x, tile_bytes);
-    if constexpr (Scales::whole_rows) {
-      multiply_whole<Shape, 0>(panel, tiles, units, sums, ahead);
-      if constexpr (T > 1) multiply_whole<Shape, 1>(panel, tiles, units, sums, ahead);
+    if constexpr (Scales::grouped) {
+      multiply_groups<Shape, 0>(panel, tiles, units, sums, ahead);
+      if constexpr (T > 1) multiply_groups<Shape, 1>(panel, tiles, units, sums, ahead);
     } else {
       multiply_blocks<Shape, Scales, 0>(panel, tiles, units, sums, ahead);
       if constexpr (T > 1) multiply_blocks<Shape, Scales, 1>(panel, tiles, units, sums, ahead);
     }
   }
 
-  /// Whole rows: one int32 sum over all of K.
+  /// One int32 sum over each group.
   template <class Shape, int First>
-  static void multiply_whole(const std::byte* panel, tile_places<Shape::T> x, std::int64_t units, float* sums,
-                             std::size_t ahead) {
+  static void multiply_groups(const std::byte* panel, tile_places<Shape::T> x, std::int64_t units, float* sums,
+                              std::size_t ahead) {
     using Panel = typename Shape::Panel;
     constexpr int R = Shape::R;
-    const float* const d = reinterpret_cast<const float*>(panel);
-    const std::size_t end = static_cast<std::size_t>(units) * 32 * R;
-    sums_of<Shape> acc;
+    const sum_groups<Panel> shape(units);
+    for (std::int64_t group = 0; group < shape.groups; ++group) {
+      const std::byte* const scales = panel;
+      const weight_scales<Panel> d(panel);
+      const std::size_t end = static_cast<std::size_t>(shape.blocks) * 32 * R;
+      sums_of<Shape> acc;
 #pragma GCC unroll 16
-    for (int r = 0; r < Shape::rows; ++r)
+      for (int r = 0; r < Shape::rows; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < Shape::count; ++v)
-        acc[r][v] =
-            S::set1_word(Panel::zero == 128 ? 0 : reinterpret_cast<const std::int32_t*>(x.of[r / R] + end)[r % R]);
-    panel += Panel::header_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R))
-      steps<Shape, First, 0, 8>(panel, x, 0, acc, {ahead ? panel : x.of[0], ahead});
+        for (int v = 0; v < Shape::count; ++v)
+          acc[r][v] =
+              S::set1_word(Panel::zero == 128 ? 0 : reinterpret_cast<const std::int32_t*>(x.of[r / R] + end)[r % R]);
+      panel += Panel::scale_bytes;
+      for (std::int64_t block = 0; block < shape.blocks; ++block, panel += Panel::block_bytes, x.advance(32 * R))
+        steps<Shape, First, 0, 8>(panel, x, 0, acc, {ahead ? scales + block_share<Panel>(block) : x.of[0], ahead});
 #pragma GCC unroll 16
-    for (int r = 0; r < Shape::rows; ++r) {
-      const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
+      for (int r = 0; r < Shape::rows; ++r) {
+        const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
 #pragma GCC unroll 2
-      for (int v = 0; v < Shape::count; ++v)
-        S::store(sums + (2 * r + First + v) * S::width,
-                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + (First + v) * S::width)), scale));
+        for (int v = 0; v < Shape::count; ++v) {
+          float* const to = sums + (2 * r + First + v) * S::width;
+          const V term = S::mul(S::mul(S::to_floats(acc[r][v]), d.at(First + v)), scale);
+          S::store(to, group == 0 ? term : S::add(S::load(to), term));
+        }
+      }
+      x.advance(8 * R);
     }
   }
 

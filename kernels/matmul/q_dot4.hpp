@@ -38,42 +38,11 @@ struct dot4_tiles {
     }
   }
 
-  /// Whole rows: one int32 sum over all of K.
-  template <class Panel, int R, int T>
-  static void multiply_whole(const std::byte* panel, tile_places<T> x, std::int64_t units, float* sums,
-                             std::size_t ahead) {
-    const float* const d = reinterpret_cast<const float*>(panel);
-    const std::size_t end = static_cast<std::size_t>(units) * 32 * R;
-    const tile_places<T> twin = x.again();
-    W acc[R * T][2];
-#pragma GCC unroll 16
-    for (int r = 0; r < R * T; ++r) {
-      acc[r][0] = S::set1_word(reinterpret_cast<const std::int32_t*>(x.of[r / R] + end)[r % R]);
-      acc[r][1] = S::set1_word(reinterpret_cast<const std::int32_t*>(twin.of[r / R] + end)[r % R]);
-    }
-    panel += Panel::header_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, x.advance(32 * R)) {
-      steps<Panel, R, T, 0, 8>(panel, x, 0, acc, {ahead ? panel : x.of[0], ahead});
-#pragma GCC unroll 16
-      for (int r = 0; r < R * T; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) acc[r][v] = S::keep(acc[r][v]);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R * T; ++r) {
-      const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
-#pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v)
-        S::store(sums + r * Panel::cols + v * S::width,
-                 S::mul(S::mul(S::to_floats(acc[r][v]), S::load(d + v * S::width)), scale));
-    }
-  }
-
   template <class Panel, class Scales, int R, int T = 1>
   static void multiply(const std::byte* panel, const std::byte* x, std::size_t tile_bytes, std::int64_t units,
                        float* sums, std::size_t ahead) {
-    if constexpr (Scales::whole_rows) {
-      multiply_whole<Panel, R, T>(panel, tile_places<T>(x, tile_bytes), units, sums, ahead);
+    if constexpr (Scales::grouped) {
+      multiply_groups<Panel, R, T>(panel, tile_places<T>(x, tile_bytes), units, sums, ahead);
     } else {
       multiply_blocks<Panel, Scales, R, T>(panel, tile_places<T>(x, tile_bytes), units, sums, ahead);
     }
@@ -84,9 +53,16 @@ struct dot4_tiles {
   struct totals {
     V f[Registers ? N : 1][2];
     float* sums;
-    explicit totals(float* to) : sums(to) {
+    totals(float* to, V start) : sums(to) {
 #pragma GCC unroll 16
-      for (int r = 0; r < N; ++r) set(r, 0, S::zero()), set(r, 1, S::zero());
+      for (int r = 0; r < N; ++r) set(r, 0, start), set(r, 1, start);
+    }
+    void store() const {
+      if constexpr (Registers)
+#pragma GCC unroll 16
+        for (int r = 0; r < N; ++r)
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) S::store(sums + (2 * r + v) * S::width, f[r][v]);
     }
     /// Sums in memory stay there: compilers would hold some in registers, and spill accumulators for them.
     [[gnu::always_inline]] inline void settle() {
@@ -103,6 +79,45 @@ struct dot4_tiles {
     }
   };
 
+  /// One int32 sum over each group.
+  template <class Panel, int R, int T>
+  static void multiply_groups(const std::byte* panel, tile_places<T> x, std::int64_t units, float* sums,
+                              std::size_t ahead) {
+    const sum_groups<Panel> shape(units);
+    totals<R * T, T == 1> f(sums, S::set1(-0.0F));  // which changes nothing, not even the sign of a zero
+    for (std::int64_t group = 0; group < shape.groups; ++group) {
+      const std::byte* const scales = panel;
+      const std::size_t end = static_cast<std::size_t>(shape.blocks) * 32 * R;
+      const weight_scales<Panel> d(panel);
+      const tile_places<T> twin = x.again();
+      W acc[R * T][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < R * T; ++r) {
+        acc[r][0] = S::set1_word(reinterpret_cast<const std::int32_t*>(x.of[r / R] + end)[r % R]);
+        acc[r][1] = S::set1_word(reinterpret_cast<const std::int32_t*>(twin.of[r / R] + end)[r % R]);
+      }
+      panel += Panel::scale_bytes;
+      for (std::int64_t block = 0; block < shape.blocks; ++block, panel += Panel::block_bytes, x.advance(32 * R)) {
+        const prefetch_place next = {ahead ? scales + block_share<Panel>(block) : x.of[0], ahead};
+        steps<Panel, R, T, 0, 8>(panel, x, 0, acc, next);
+#pragma GCC unroll 16
+        for (int r = 0; r < R * T; ++r)
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) acc[r][v] = S::keep(acc[r][v]);
+      }
+      f.settle();
+#pragma GCC unroll 16
+      for (int r = 0; r < R * T; ++r) {
+        const V scale = S::set1(reinterpret_cast<const float*>(x.of[r / R])[R + r % R]);
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v)
+          f.set(r, v, S::add(f.get(r, v), S::mul(S::mul(S::to_floats(acc[r][v]), d.at(v)), scale)));
+      }
+      x.advance(8 * R);
+    }
+    f.store();
+  }
+
   template <class Panel, class Scales, int R, int T>
   static void multiply_blocks(const std::byte* panel, tile_places<T> x, std::int64_t units, float* sums,
                               std::size_t ahead) {
@@ -114,7 +129,7 @@ struct dot4_tiles {
         [](const tile_places<T>& from, int r, int i) __attribute__((always_inline)) {  // of the head of row r
       return S::set1(reinterpret_cast<const float*>(from.of[r / R])[i * R + r % R]);
     };
-    totals<R * T, T == 1> f(sums);
+    totals<R * T, T == 1> f(sums, S::zero());
     for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes) {
       alignas(64) float wide[scales::wide_floats + 1];
       scales::widen(panel, wide);

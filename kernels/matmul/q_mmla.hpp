@@ -79,8 +79,10 @@ struct mmla_product : q_product<Panel, q_tiles<S, mmla_steps<S>>, Scales> {
       // Before a block's codes are its sums and scales.
       std::byte* block = out + static_cast<std::size_t>(row) * base::row_bytes(k);
       block += static_cast<std::size_t>(rows) * (base::block_bytes - 32);
-      for (std::int64_t i = 0; i < k; i += 32, block += static_cast<std::size_t>(rows) * base::block_bytes)
+      for (std::int64_t i = 0; i < k; i += 32, block += static_cast<std::size_t>(rows) * base::block_bytes) {
+        if (i > 0 && i % Scales::group == 0) block += static_cast<std::size_t>(rows) * Scales::group_bytes;
         pair_steps(reinterpret_cast<std::int32_t*>(block), rows);
+      }
     }
   }
 

@@ -363,6 +363,11 @@ struct q_panel {
   static constexpr std::size_t unit_bytes = Scales::unit_bytes + blocks * block_bytes;
   static constexpr std::size_t header_bytes = 0;  ///< Before the first unit.
 
+  // For formats with nothing but a scale per unit, whose activations may have one too; see sum_groups.
+  static constexpr bool whole_rows = false;
+  static constexpr std::size_t scale_bytes = Scales::unit_bytes;
+  static auto scale(const std::byte* unit, int v) { return Scales::f16(unit, v); }
+
   /// Packs rows of k elements, stride bytes apart, into the `n` <= cols columns of a panel.
   static void pack(const std::byte* rows, std::size_t stride, int n, std::int64_t k, std::byte* panel) {
     for (std::int64_t unit = 0; unit < k / elements; ++unit, panel += unit_bytes)

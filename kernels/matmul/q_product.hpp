@@ -8,7 +8,8 @@
 //   f32 sums[halves][rows]    the sum of the activations, times 2^e with power_scales
 //   f32 scale[rows]           see block_scales and power_scales
 //   i8  q[8][rows][4]
-// After the blocks of a tile come the rows' own scales, where there are any.
+// After the blocks of a tile come the rows' own scales, where there are any. Activations with one scale for several
+// blocks (group_scales) are laid out otherwise: see q_channel.hpp.
 #pragma once
 
 #include "kernels/matmul/matmul.hpp"
@@ -20,6 +21,7 @@ namespace flywheel::inline v0::kernels {
 namespace {
 
 constexpr std::int64_t most_tile_rows = 8;
+constexpr std::int64_t whole_row = std::int64_t{1} << 40;  ///< A group of K without end.
 
 /// Codes as row `r` of the `rows` of a tile block; `words`: where the block's codes begin.
 inline void store_codes(const std::int8_t* q, std::int64_t rows, std::int64_t r, std::int32_t* words) {
@@ -47,9 +49,11 @@ void put_codes(const float* x, float inverse, std::uint32_t origin, float unit, 
 /// scale = max|x| / 127 of each block. A finished int32 sum is converted, then multiplied twice.
 struct block_scales {
   static constexpr bool powers = false;
-  static constexpr bool whole_rows = false;
+  static constexpr bool grouped = false;  ///< Whether an int32 sum goes over several blocks.
   static constexpr std::size_t block_bytes(int halves) { return static_cast<std::size_t>(halves + 1) * 4 + 32; }
-  static constexpr std::size_t row_bytes = 0;  ///< Of a row's own scale.
+  /// What follows the blocks of each `group` of K, per row.
+  static constexpr std::size_t group_bytes = 0;
+  static constexpr std::int64_t group = whole_row;
 
   /// A tile of rows. Blocks go outermost, so that a line of the tile is written once.
   template <class Panel>
@@ -71,9 +75,10 @@ struct block_scales {
 /// left.
 struct power_scales {
   static constexpr bool powers = true;
-  static constexpr bool whole_rows = false;
+  static constexpr bool grouped = false;
   static constexpr std::size_t block_bytes(int halves) { return block_scales::block_bytes(halves); }
-  static constexpr std::size_t row_bytes = sizeof(float);
+  static constexpr std::size_t group_bytes = sizeof(float);  ///< The row's own scale.
+  static constexpr std::int64_t group = whole_row;
   static constexpr std::uint32_t range = 20u << 23;
   static constexpr std::uint32_t origin = 0x4b400000u;  ///< The bits of 1.5 * 2^23.
 
@@ -166,7 +171,7 @@ template <class S, std::size_t Bytes, int Step>
 ///                        float* sums, std::size_t ahead)
 ///     sums[r][c] = the whole product of T tiles of R prepared rows with a panel; may prefetch `ahead` bytes ahead in
 ///     the panel. T is 1, or tiles_at_once for R = tile_rows.
-/// Scales: block_scales, power_scales or row_scales, of the activations.
+/// Scales: block_scales, power_scales or group_scales, of the activations.
 template <class Panel, class Tiles, class Scales>
 struct q_product {
   static constexpr int halves = Panel::halves;
@@ -188,7 +193,8 @@ struct q_product {
   }
 
   static std::size_t row_bytes(std::int64_t k) {
-    return static_cast<std::size_t>((k + 31) / 32) * block_bytes + Scales::row_bytes;
+    return static_cast<std::size_t>((k + 31) / 32) * block_bytes +
+           static_cast<std::size_t>((k + Scales::group - 1) / Scales::group) * Scales::group_bytes;
   }
 
   static std::size_t prepared_bytes(std::int64_t m, std::int64_t k) {

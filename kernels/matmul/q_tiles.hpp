@@ -26,33 +26,11 @@ struct q_tiles {
   template <class Panel, class Scales, int R>
   static void multiply(const std::byte* panel, const std::byte* x, std::size_t, std::int64_t units, float* sums,
                        std::size_t ahead) {
-    if constexpr (Scales::whole_rows) {
-      multiply_whole<Panel, R>(panel, x, units, sums, ahead);
+    if constexpr (Scales::grouped) {
+      multiply_groups<Panel, R>(panel, x, units, sums, ahead);
     } else {
       multiply_blocks<Panel, Scales, R>(panel, x, units, sums, ahead);
     }
-  }
-
-  /// Whole rows: one int32 sum over all of K.
-  template <class Panel, int R>
-  static void multiply_whole(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
-                             std::size_t ahead) {
-    const float* const d = reinterpret_cast<const float*>(panel);
-    const std::int32_t* q = reinterpret_cast<const std::int32_t*>(x);
-    const std::int32_t* const starts = q + units * 8 * R;
-    const float* const scale = reinterpret_cast<const float*>(starts + R);
-    W acc[Dots::vectors(R)][2];
-    Dots::template start<R>(Dots::template is_signed<Panel> ? nullptr : starts, acc);
-    panel += Panel::header_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit, panel += Panel::unit_bytes, q += 8 * R)
-      Dots::template steps<Panel, R, 0, 8>(panel, q, acc, {ahead ? panel : x, ahead});
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v)
-        S::store(sums + r * Panel::cols + v * S::width,
-                 S::mul(S::mul(S::to_floats(Dots::template total<R>(acc, r, v)), S::load(d + v * S::width)),
-                        S::set1(scale[r])));
   }
 
   /// The f32 sums, [R][2] vectors.
@@ -70,6 +48,42 @@ struct q_tiles {
     [[gnu::always_inline]] V get(int r, int v) const { return S::load(sums + (2 * r + v) * S::width); }
     [[gnu::always_inline]] void set(int r, int v, V x) { S::store(sums + (2 * r + v) * S::width, x); }
   };
+
+  /// One int32 sum over each group.
+  template <class Panel, int R>
+  static void multiply_groups(const std::byte* panel, const std::byte* x, std::int64_t units, float* sums,
+                              std::size_t ahead) {
+    const sum_groups<Panel> shape(units);
+    running<R> f(sums);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)  // -0 changes nothing, not even the sign of a zero
+      f.set(r, 0, S::set1(-0.0F)), f.set(r, 1, S::set1(-0.0F));
+    for (std::int64_t group = 0; group < shape.groups; ++group) {
+      const std::byte* const scales = panel;
+      const weight_scales<Panel> d(panel);
+      const std::int32_t* q = reinterpret_cast<const std::int32_t*>(x);
+      const std::int32_t* const starts = q + shape.blocks * 8 * R;
+      const float* const scale = reinterpret_cast<const float*>(starts + R);
+      W acc[Dots::vectors(R)][2];
+      Dots::template start<R>(Dots::template is_signed<Panel> ? nullptr : starts, acc);
+      panel += Panel::scale_bytes;
+      for (std::int64_t block = 0; block < shape.blocks; ++block, panel += Panel::block_bytes, q += 8 * R)
+        Dots::template steps<Panel, R, 0, 8>(panel, q, acc, {ahead ? scales + block_share<Panel>(block) : x, ahead});
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const V s = S::to_floats(Dots::template total<R>(acc, r, v));
+          f.set(r, v, S::add(f.get(r, v), S::mul(S::mul(s, d.at(v)), S::set1(scale[r]))));
+        }
+      x = reinterpret_cast<const std::byte*>(scale + R);
+    }
+    if constexpr (in_registers)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) S::store(sums + (2 * r + v) * S::width, f.get(r, v));
+  }
 
   /// The numbers that accumulators start at; see start_of.
   template <class Panel, class Scales, int R>

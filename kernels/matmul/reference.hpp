@@ -38,7 +38,7 @@ inline void quantize_block32(const float* x, float* out) {
   }
 }
 
-/// The same with one scale for a row of k numbers.
+/// The same with one scale for a row, or group, of k numbers.
 inline void quantize_row(const float* x, std::int64_t k, float* out) {
   float peak = 0;
   bool finite = true;
@@ -51,6 +51,32 @@ inline void quantize_row(const float* x, std::int64_t k, float* out) {
     const double q = std::nearbyint(static_cast<double>(x[i]) * static_cast<double>(inverse));
     out[i] = !finite ? NAN : peak < 1e-30f ? 0.0f : static_cast<float>(q * static_cast<double>(scale));
   }
+}
+
+/// flywheel_matmul of flywheel/device/plugin.h for one row and column, rounded as it says: weights w[k] with one scale
+/// per `group`, and activations that are quantized as quantize_row does with each group.
+inline float grouped_dot(const float* x, const std::int8_t* w, const float* w_scale, std::int64_t k,
+                         std::int64_t group) {
+  float y = 0;
+  for (std::int64_t first = 0, g = 0; first < k; first += group, ++g) {
+    const std::int64_t end = first + group < k ? first + group : k;
+    float peak = 0;
+    bool finite = true;
+    for (std::int64_t i = first; i < end; ++i) {
+      finite = finite && std::isfinite(x[i]);
+      peak = std::fmax(peak, std::fabs(x[i]));
+    }
+    const bool zero = !finite || peak < 1e-30f;
+    const float inverse = 127 / peak;
+    const float scale = !finite ? NAN : zero ? 0 : peak / 127;
+    std::int32_t sum = 0;
+    for (std::int64_t i = first; i < end && !zero; ++i)
+      sum += static_cast<std::int32_t>(std::nearbyint(static_cast<double>(x[i]) * static_cast<double>(inverse))) * w[i];
+    const float weighted = static_cast<float>(sum) * w_scale[g];
+    const float term = weighted * scale;
+    y = g == 0 ? term : y + term;
+  }
+  return y;
 }
 
 /// The same with the power-of-two scales of a row of k numbers: those of the blocks are max|x of the row| / 127 * 2^-n,

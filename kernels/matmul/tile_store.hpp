@@ -30,8 +30,11 @@ void store_tile(const matmul_args& args, std::int64_t begin, std::int64_t end, s
         for (int c = 0; c < Cols; ++c) out[c] += residual[c];
       for (int c = 0; c < Cols; ++c) y[c] = out[c];
     } else {
-      for (std::int64_t c = 0; c < args.n - col; ++c)
-        y[c] = out[c] + (bias ? bias[c] : 0) + (residual ? residual[c] : 0);
+      for (std::int64_t c = 0; c < args.n - col; ++c) {
+        if (bias) out[c] += bias[c];
+        if (residual) out[c] += residual[c];
+        y[c] = out[c];
+      }
     }
   }
 }

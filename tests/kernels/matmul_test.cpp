@@ -16,8 +16,8 @@ struct weights {
           codes fill = codes::random)
       : n(n_), k(k_), decoded(static_cast<std::size_t>(n_ * k_)), packed(0) {
     const std::size_t row_size = row_bytes(kernel.weight, k);
-    const std::size_t stride = row_size + static_cast<std::size_t>(random.below(3));  // rows need not be aligned
-    std::vector<std::byte> rows(static_cast<std::size_t>(n) * stride + 1);
+    stride = row_size + static_cast<std::size_t>(random.below(3));  // rows need not be aligned
+    rows.resize(static_cast<std::size_t>(n) * stride + 1);
     for (std::int64_t j = 0; j < n; ++j) {
       const std::vector<std::byte> row = random_row(kernel.weight, k, random, fill);
       std::memcpy(rows.data() + static_cast<std::size_t>(j) * stride, row.data(), row_size);
@@ -36,7 +36,9 @@ struct weights {
     }
   }
   std::int64_t n, k;
-  std::vector<float> decoded;  // [n, k]
+  std::size_t stride = 0;
+  std::vector<std::byte> rows;  // of the file, `stride` bytes apart
+  std::vector<float> decoded;   // [n, k]
   aligned_array<std::byte> packed;
 };
 
@@ -84,14 +86,22 @@ std::vector<float> multiply(const matmul_kernel& kernel, weights& w, const float
 
 bool quantizes(const matmul_kernel& kernel) { return kernel.prepared.name.substr(0, 2) == "q8"; }
 
+/// How many numbers of a row share an activation scale and an int32 sum; 0 where sums are of other kinds.
+std::int64_t group_of(const matmul_kernel& kernel) {
+  return kernel.prepared.name == "q8_row"        ? kernels::longest_channel_row
+         : kernel.prepared.name == "q8_group128" ? 128
+                                                 : 0;
+}
+
 /// Rows of k numbers as the kernel sees them.
 std::vector<float> seen(const matmul_kernel& kernel, std::vector<float> x, std::int64_t k) {
   const std::string_view name = kernel.prepared.name;
   if (name.starts_with("q8_block"))
     for (std::size_t i = 0; i < x.size(); i += 32) kernels::reference::quantize_block32(x.data() + i, x.data() + i);
   const auto by_row = name.starts_with("q8_power") ? kernels::reference::quantize_powers
-                      : name == "q8_row"           ? kernels::reference::quantize_row
+                      : group_of(kernel) != 0      ? kernels::reference::quantize_row
                                                    : nullptr;
+  if (name == "q8_group128") k = 128;
   if (by_row)
     for (std::size_t i = 0; i < x.size(); i += static_cast<std::size_t>(k))
       by_row(std::vector<float>(x.begin() + static_cast<std::ptrdiff_t>(i), x.end()).data(), k, x.data() + i);
@@ -280,4 +290,63 @@ TEST_CASE("clusters that quantize activations alike give equal bits", "[kernels]
       const std::vector<float> x = random.numbers(5 * 512);
       CHECK(multiply(first, w1, x.data(), 512, 5, 100, 100) == multiply(second, w2, x.data(), 512, 5, 100, 100));
     }
+}
+
+TEST_CASE("products of int32 sums equal the formula of devices bit for bit", "[kernels][matmul]") {
+  random_source random(7);
+  bool checked = false;
+  for_each_kernel([&](const matmul_kernel& kernel) {
+    const std::int64_t group = group_of(kernel);
+    if (group == 0) return;
+    checked = true;
+    const bool eight = kernel.weight == dtype::q8_channel || kernel.weight == dtype::q8_g128;
+    const bool by_row = info(kernel.weight)->kind == dtype_kind::row;
+    for (const std::int64_t k : {128, 256, 384, 1024}) {
+      for (std::int64_t m = 1; m <= 13; ++m) {
+        const std::int64_t n = 1 + random.below(2 * kernel.panel_cols);
+        weights w(kernel, n, k, random);
+        // The codes and scales that the file's rows stand for.
+        std::vector<std::int8_t> codes(static_cast<std::size_t>(n * k));
+        std::vector<float> scales;
+        for (std::int64_t j = 0; j < n; ++j) {
+          const auto* row =
+              reinterpret_cast<const std::uint8_t*>(w.rows.data()) + static_cast<std::size_t>(j) * w.stride;
+          for (std::int64_t i = 0; i < k; ++i) {
+            const std::int64_t at = i % 128;
+            const std::uint8_t* const block = row + i / 128 * (eight ? 130 : 66);
+            const auto nibble = [](int byte, bool high) { return (high ? byte >> 4 : byte & 15) - 8; };
+            const int code = by_row  ? eight ? static_cast<std::int8_t>(row[4 + i]) : nibble(row[4 + i / 2], i % 2 == 1)
+                              : eight ? static_cast<std::int8_t>(block[2 + at])
+                                     : nibble(block[2 + at % 64], at >= 64);
+            codes[static_cast<std::size_t>(j * k + i)] = static_cast<std::int8_t>(code);
+            if (by_row && i == 0) std::memcpy(&scales.emplace_back(), row, 4);
+            if (!by_row && at == 0)
+              scales.push_back(formats::f16_to_f32(static_cast<std::uint16_t>(block[0] | block[1] << 8)));
+          }
+        }
+        const std::size_t groups = scales.size() / static_cast<std::size_t>(n);
+        std::vector<float> x = random.numbers(static_cast<std::size_t>(m * k));
+        const auto row = [&](std::int64_t r) { return x.begin() + r * k; };
+        for (std::int64_t r = 1; r < m; ++r) {  // one of these in one group, or in all of the row
+          const auto end = random.below(2) ? row(r) + 128 : row(r) + k;
+          const float bad[] = {0, 1e-31F, NAN, INFINITY, 1e-20F, 1e25F};
+          if (r % 2 == 0) std::fill(row(r), end, bad[random.below(6)]);
+          if (r % 4 == 1) x[static_cast<std::size_t>(r * k + random.below(k))] *= 1000;
+        }
+        const std::vector<float> y = multiply(kernel, w, x.data(), k, m, 1000, 1000);
+        std::size_t wrong = 0;
+        for (std::int64_t i = 0; i < m; ++i)
+          for (std::int64_t j = 0; j < n; ++j) {
+            const float expected = kernels::reference::grouped_dot(
+                x.data() + i * k, codes.data() + j * k, scales.data() + static_cast<std::size_t>(j) * groups, k, group);
+            const float got = y[static_cast<std::size_t>(i * n + j)];
+            wrong += std::isnan(expected) ? !std::isnan(got)
+                                          : std::bit_cast<std::uint32_t>(got) != std::bit_cast<std::uint32_t>(expected);
+          }
+        CAPTURE(m, n, k);
+        CHECK(wrong == 0);
+      }
+    }
+  });
+  if (runnable_clusters().size() > 1) CHECK(checked);
 }
