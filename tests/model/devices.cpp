@@ -36,6 +36,12 @@ class messages {
     return static_cast<std::size_t>(std::count_if(
         all_.begin(), all_.end(), [&](const std::string& m) { return m.find(text) != std::string::npos; }));
   }
+  [[nodiscard]] std::string all() const {
+    const std::scoped_lock lock(mutex_);
+    std::string text;
+    for (const std::string& m : all_) text += m + "\n";
+    return text;
+  }
   [[nodiscard]] std::size_t size() const {
     const std::scoped_lock lock(mutex_);
     return all_.size();
@@ -235,8 +241,7 @@ TEST_CASE("a thousand tokens with random faults are the same tokens", "[devices]
       with.log = heard.sink();
       with.timeout = std::chrono::milliseconds(20);
       with.blob_cache = folder / "blobs";
-      const simulated s =
-          simulate(profile, "faults=all,fault_rate=0.002,delay_us=50,seed=" + std::to_string(round), with);
+      simulated s = simulate(profile, "faults=all,fault_rate=0.002,delay_us=50,seed=" + std::to_string(round), with);
       {
         const model m = open_with(path, {s.device}, 2, heard.sink());
         CHECK(same_bits(logits_of(m, 30, steps), want));
@@ -244,8 +249,10 @@ TEST_CASE("a thousand tokens with random faults are the same tokens", "[devices]
       s.device.reset();
       const auto report = s.npu->report();
       faults += report.faults;
-      CHECK(heard.size() >= report.faults);  // each is heard of
-      CHECK(heard.size() <= 2 * report.faults + 1);
+      INFO(heard.all());
+      CHECK(heard.size() >= report.faults);  // each is heard of, once; and that the device is lost, if it is
+      // On a busy machine, submissions may be late without a fault.
+      CHECK(heard.size() - heard.with("timed out") <= report.faults + heard.with("other devices do its work"));
       CHECK(report.buffers == 0);  // and nothing leaks
       CHECK(report.executables == 0);
       CHECK(report.fences == 0);

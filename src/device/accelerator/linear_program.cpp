@@ -239,7 +239,10 @@ class linear_program::runner {
   /// Nothing may stay behind that uses this job's memory.
   void clean_up(job& j) const {
     if (j.results) (void)ask("unmapping memory", j.memory.output.unmap());  // a failure concerns the next run
-    if (j.fence != 0 && await(j.fence) == FLYWHEEL_TIMEOUT) return;         // the device still has the memory
+    if (j.fence != 0) {
+      const flywheel_status status = owner_.lost() ? owner_.table().wait(owner_.self(), j.fence, 0) : await(j.fence);
+      if (status == FLYWHEEL_TIMEOUT) return;  // the device still has the memory: releasing it ends that
+    }
     if (j.memory.input.get()) program_.pool_->give_back(j.bucket, std::move(j.memory));
   }
 
