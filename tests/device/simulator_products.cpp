@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "device/simulator.hpp"
+#include "src/core/float_control.hpp"
 #include "src/device/simulator/cost.hpp"
 #include "src/device/simulator/tiles.hpp"
 
@@ -110,6 +111,25 @@ TEST_CASE("the largest sums are exact, and special scales follow the formula", "
     for (int c = 0; c < 40; ++c) REQUIRE(std::isnan(y[static_cast<std::size_t>(40 + c)]));
   }
 }
+
+#if defined(__SSE__)
+TEST_CASE("a host that flushes denormals does not change products", "[simulator]") {
+  const float_control usual = get_float_control();
+  set_float_control(usual | 0x8040U);  // workers begin with the mode of the thread that starts them
+  auto npu = std::make_unique<npu_fixture>("xdna-sim");
+  set_float_control(usual);
+  npu_job job(*npu, matmul(2, 8, 64, {8, 0}), 2, false);
+  std::fill(job.from.w_scales.begin(), job.from.w_scales.end(), 1e-42F);
+  job.upload();
+  set_float_control(usual | 0x8040U);
+  const flywheel_status status = job.run();
+  set_float_control(usual);
+  REQUIRE(status == FLYWHEEL_OK);
+  const auto y = job.result();
+  CHECK(std::any_of(y.begin(), y.end(), [](float v) { return v != 0; }));
+  CHECK(same_floats(y, job.from.product(job.op)));
+}
+#endif
 
 TEST_CASE("packed weights unpack to what they were, and are in tiles", "[simulator]") {
   std::vector<std::vector<std::byte>> layouts;

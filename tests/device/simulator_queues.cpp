@@ -30,6 +30,7 @@ void require_nothing_alive(const npu_fixture& npu) {
 
 }  // namespace
 
+#if !FLYWHEEL_SERIAL
 TEST_CASE("submissions end in another order than they were made", "[simulator]") {
   for (const char* profile : simulator_profiles) {
     npu_fixture npu(profile, "delay_us=3000,seed=5");
@@ -64,6 +65,7 @@ TEST_CASE("submissions end in another order than they were made", "[simulator]")
     require_nothing_alive(npu);
   }
 }
+#endif
 
 TEST_CASE("fences order what depends on each other", "[simulator]") {
   for (const char* profile : simulator_profiles)
@@ -121,6 +123,7 @@ TEST_CASE("more submissions than fit are refused until some were waited for", "[
   for (flywheel_buffer* b : outputs) npu.t.release(npu.d, b);
 }
 
+#if !FLYWHEEL_SERIAL
 TEST_CASE("several threads drive one device", "[simulator]") {
   for (const char* profile : simulator_profiles) {
     npu_fixture npu(profile, "delay_us=100");
@@ -148,6 +151,7 @@ TEST_CASE("several threads drive one device", "[simulator]") {
     require_nothing_alive(npu);
   }
 }
+#endif
 
 TEST_CASE("a failed submission spoils its output, and the next one works", "[simulator]") {
   npu_fixture npu("xdna-sim", "faults=failed,fault_rate=0.5,seed=3");
