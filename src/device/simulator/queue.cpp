@@ -279,11 +279,15 @@ void npu::run(unique_lock& lock, matrix_unit& unit, slot& s) {
 }
 
 void npu::compute(matrix_unit& unit, const slot& s) noexcept {
+  // The device's rounding is its own, whatever thread opened it or submits.
+  const float_control before = get_float_control();
+  set_float_control(default_float_control);
   const program& what = s.program->what;
   for (std::size_t i = 0; i < what.ops.size(); ++i) {
     const operation& op = what.ops[i];
     unit.multiply(op.of, op.blocks, s.codes[op.input], s.scales[op.input], s.weights[i], s.outputs[i]);
   }
+  set_float_control(before);
 }
 
 /// The end of a submission, once.
@@ -321,8 +325,6 @@ void npu::end_everything() noexcept {
 
 void npu::worker(matrix_unit& unit) {
 #if FLYWHEEL_HAS_THREADS
-  // The device's rounding is its own, whatever thread opened it.
-  set_float_control(default_float_control);
   unique_lock lock(mutex_);
   while (!stopping_) {
     if (work(lock, unit)) continue;

@@ -14,42 +14,57 @@ constexpr std::int64_t register_depth = 512;
 
 constexpr std::uint32_t strip_width = 32;
 
+// `run`: elements along k that lie side by side. `low`, `high`: which elements byte j of a tile of 4 bits holds.
 struct quads {
-  static constexpr std::uint32_t tile_k = 32, elements = strip_width * tile_k;
+  static constexpr std::uint32_t tile_k = 32, elements = strip_width * tile_k, run = 4;
   static constexpr std::uint32_t number(std::uint32_t channel, std::uint32_t i) {
     return i / 4 * 4 * strip_width + 4 * channel + i % 4;
   }
-  static constexpr std::uint32_t nibble_byte(std::uint32_t number) { return number % (elements / 2); }
-  static constexpr std::uint32_t nibble_shift(std::uint32_t number) { return number < elements / 2 ? 0 : 4; }
+  static constexpr std::uint32_t low(std::uint32_t j) { return j; }
+  static constexpr std::uint32_t high(std::uint32_t j) { return j + elements / 2; }
 };
 
 struct columns {
-  static constexpr std::uint32_t n_columns = 4, tile_n = strip_width / n_columns, tile_k = 8;
-  static constexpr std::uint32_t elements = strip_width * tile_k;
+  static constexpr std::uint32_t n_columns = 4, tile_n = strip_width / n_columns;
+  static constexpr std::uint32_t tile_k = 8, elements = strip_width * tile_k, run = tile_k;
   static constexpr std::uint32_t number(std::uint32_t channel, std::uint32_t i) {
     return channel % n_columns * tile_n * tile_k + channel / n_columns * tile_k + i;
   }
-  static constexpr std::uint32_t nibble_byte(std::uint32_t number) { return number / 2; }
-  static constexpr std::uint32_t nibble_shift(std::uint32_t number) { return number % 2 * 4; }
+  static constexpr std::uint32_t low(std::uint32_t j) { return 2 * j; }
+  static constexpr std::uint32_t high(std::uint32_t j) { return 2 * j + 1; }
 };
 
+/// Between a tile in memory and its codes [strip_width, tile_k].
 template <class Order, int Bits>
 struct layout {
   static constexpr std::uint32_t tile_k = Order::tile_k;
   static constexpr std::size_t tile_bytes = Order::elements * Bits / 8;
+  using codes = std::int8_t[Order::elements];
 
-  static void write(std::byte* tile, std::uint32_t channel, std::uint32_t i, std::int8_t code) noexcept {
-    const std::uint32_t number = Order::number(channel, i);
+  static void write(const codes& from, std::byte* tile) noexcept {
+    codes numbers;
+    for (std::uint32_t c = 0; c < strip_width; ++c)
+      for (std::uint32_t i = 0; i < tile_k; i += Order::run)
+        std::memcpy(numbers + Order::number(c, i), from + c * tile_k + i, Order::run);
     if constexpr (Bits == 8)
-      tile[number] = static_cast<std::byte>(code);
+      std::memcpy(tile, numbers, tile_bytes);
     else
-      tile[Order::nibble_byte(number)] |= static_cast<std::byte>((code & 15) << Order::nibble_shift(number));
+      for (std::uint32_t j = 0; j < tile_bytes; ++j)
+        tile[j] = static_cast<std::byte>((numbers[Order::low(j)] & 15) | (numbers[Order::high(j)] & 15) << 4);
   }
-  static std::int8_t read(const std::byte* tile, std::uint32_t channel, std::uint32_t i) noexcept {
-    const std::uint32_t number = Order::number(channel, i);
-    if constexpr (Bits == 8) return static_cast<std::int8_t>(tile[number]);
-    const int nibble = std::to_integer<int>(tile[Order::nibble_byte(number)]) >> Order::nibble_shift(number) & 15;
-    return static_cast<std::int8_t>((nibble ^ 8) - 8);
+  static void read(const std::byte* tile, codes& out) noexcept {
+    codes numbers;
+    if constexpr (Bits == 8)
+      std::memcpy(numbers, tile, tile_bytes);
+    else
+      for (std::uint32_t j = 0; j < tile_bytes; ++j) {
+        const int byte = std::to_integer<int>(tile[j]);
+        numbers[Order::low(j)] = static_cast<std::int8_t>(((byte & 15) ^ 8) - 8);
+        numbers[Order::high(j)] = static_cast<std::int8_t>(((byte >> 4) ^ 8) - 8);
+      }
+    for (std::uint32_t c = 0; c < strip_width; ++c)
+      for (std::uint32_t i = 0; i < tile_k; i += Order::run)
+        std::memcpy(out + c * tile_k + i, numbers + Order::number(c, i), Order::run);
   }
 };
 
@@ -90,14 +105,15 @@ bool pack_weights(const profile& p, const product& of, const std::int8_t* codes,
       const std::size_t channels = std::min<std::size_t>(strip_width, n - first);
       for (std::size_t at = 0; at < k; at += tiles::tile_k, out += tiles::tile_bytes) {
         const std::size_t depth = std::min<std::size_t>(tiles::tile_k, k - at);
-        std::memset(out, 0, tiles::tile_bytes);
+        typename tiles::codes tile{};
         for (std::uint32_t c = 0; c < channels; ++c)
           for (std::uint32_t i = 0; i < depth; ++i) {
             const std::int8_t code = codes[(first + c) * k + at + i];
             smallest = std::min<int>(smallest, code);
             largest = std::max<int>(largest, code);
-            tiles::write(out, c, i, code);
+            tile[c * tiles::tile_k + i] = code;
           }
+        tiles::write(tile, out);
       }
       for (std::size_t g = 0; g < groups; ++g, out += strip_width * sizeof(float)) {
         float row[strip_width] = {};
@@ -118,8 +134,10 @@ void unpack_weights(const profile& p, const product& of, const std::byte* packed
       const std::size_t channels = std::min<std::size_t>(strip_width, n - first);
       for (std::size_t at = 0; at < k; at += tiles::tile_k, packed += tiles::tile_bytes) {
         const std::size_t depth = std::min<std::size_t>(tiles::tile_k, k - at);
+        typename tiles::codes tile;
+        tiles::read(packed, tile);
         for (std::uint32_t c = 0; c < channels; ++c)
-          for (std::uint32_t i = 0; i < depth; ++i) codes[(first + c) * k + at + i] = tiles::read(packed, c, i);
+          std::copy_n(tile + c * tiles::tile_k, depth, codes + (first + c) * k + at);
       }
       for (std::size_t g = 0; g < groups; ++g, packed += strip_width * sizeof(float))
         for (std::size_t c = 0; c < channels; ++c)
@@ -182,6 +200,8 @@ void matrix_unit::accumulate(const step& st) noexcept {
   const auto* const w_scales = reinterpret_cast<const float*>(chip + at.weight_scales);
   auto* const sums = reinterpret_cast<std::int32_t*>(chip + st.chip->sums);
   auto* const results = reinterpret_cast<float*>(chip + st.chip->results);
+  std::int16_t* const weight_row = weight_registers_.data();
+  std::int16_t* const x_row = row_registers_.data();
   const std::int64_t depth = of.group == 0 ? register_depth : std::int64_t{of.group};
 
   with_layout(*profile_, of.bits, [&](auto format) {
@@ -192,19 +212,21 @@ void matrix_unit::accumulate(const step& st) noexcept {
         const std::int64_t run = std::min(depth, st.padded_k - from);
         const std::byte* tile =
             chip + at.weights + s(strip) * strip_codes + s(from) / tiles::tile_k * tiles::tile_bytes;
-        for (std::int64_t i = 0; i < run; i += tiles::tile_k, tile += tiles::tile_bytes)
+        for (std::int64_t i = 0; i < run; i += tiles::tile_k, tile += tiles::tile_bytes) {
+          typename tiles::codes codes_of_tile;
+          tiles::read(tile, codes_of_tile);
           for (std::uint32_t c = 0; c < strip_width; ++c)
-            for (std::uint32_t j = 0; j < tiles::tile_k; ++j)
-              weight_registers_[s(c * run + i + j)] = tiles::read(tile, c, j);
+            std::copy_n(codes_of_tile + c * tiles::tile_k, tiles::tile_k, weight_row + c * run + i);
+        }
 
         const std::int64_t g = from / depth;  // of this block, where there are groups
         for (std::int64_t m0 = 0; m0 < st.m; m0 += profile_->tile_m) {
           const std::int64_t rows = std::min<std::int64_t>(profile_->tile_m, st.m - m0);
           for (std::int64_t r = 0; r < rows; ++r)
-            std::copy_n(codes + s((m0 + r) * st.padded_k + from), s(run), row_registers_.begin() + r * run);
+            std::copy_n(codes + s((m0 + r) * st.padded_k + from), s(run), x_row + r * run);
           for (std::int64_t r = 0; r < rows; ++r)
             for (std::uint32_t c = 0; c < strip_width; ++c) {
-              const std::int32_t sum = dot(&row_registers_[s(r * run)], &weight_registers_[s(c * run)], run);
+              const std::int32_t sum = dot(x_row + r * run, weight_row + c * run, run);
               const std::size_t cell = s((m0 + r) * st.width + strip * strip_width + c);
               if (of.group == 0) {
                 sums[cell] = st.k0 + from == 0 ? sum : sums[cell] + sum;
