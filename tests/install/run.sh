@@ -64,7 +64,7 @@ note "the moved command generates from its embedded model"
 # ---- a vendor's device: a plug-in from the installed header alone, checked by the installed kit -------------------------
 for kind in static shared; do
   quietly cmake -S "$root/examples/device_skeleton" -B "$work/device-$kind" -G Ninja -DCMAKE_BUILD_TYPE=Release \
-    -DCMAKE_CXX_COMPILER="$cxx" "${launcher[@]}" -DCMAKE_PREFIX_PATH="$work/$kind"
+    -DCMAKE_CXX_COMPILER="$cxx" "${launcher[@]}" -DCMAKE_PREFIX_PATH="$work/$kind" -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON
   quietly cmake --build "$work/device-$kind"
   plugin=$work/device-$kind/device_skeleton.so
   (cd / && quietly "$work/$kind/bin/flywheel-device-conformance" "$plugin" --quick --report "$work/device-$kind/report.md")
