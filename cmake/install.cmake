@@ -11,7 +11,7 @@ install(TARGETS flywheel EXPORT flywheelTargets
   RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT flywheel_runtime
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT flywheel_runtime NAMELINK_COMPONENT flywheel_development
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT flywheel_development)
-install(TARGETS flywheel-plugin EXPORT flywheelTargets)
+install(TARGETS flywheel-plugin EXPORT flywheelPluginTargets)
 set_target_properties(flywheel-plugin PROPERTIES EXPORT_NAME plugin)
 install(DIRECTORY include/flywheel DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT flywheel_development
   FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h" PATTERN "*.inc")
@@ -57,7 +57,9 @@ if(NOT FLYWHEEL_SERIAL)
     set(FLYWHEEL_NEEDS_TBB 1)
   endif()
 endif()
-install(EXPORT flywheelTargets NAMESPACE flywheel:: DESTINATION ${FLYWHEEL_CMAKE_DIR} COMPONENT flywheel_development)
+foreach(set flywheelTargets flywheelPluginTargets)
+  install(EXPORT ${set} NAMESPACE flywheel:: DESTINATION ${FLYWHEEL_CMAKE_DIR} COMPONENT flywheel_development)
+endforeach()
 configure_package_config_file(cmake/flywheelConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/flywheelConfig.cmake
   INSTALL_DESTINATION ${FLYWHEEL_CMAKE_DIR} NO_SET_AND_CHECK_MACRO)
 # Before 1.0 a new minor version may change the interface (docs/versioning.md).

@@ -156,16 +156,14 @@ void close_device(flywheel_device* d) {
 }
 
 flywheel_status caps(flywheel_device*, flywheel_device_caps* out) { return give(description, out); }
-
 flywheel_status fingerprint(flywheel_device*, char* out, uint32_t room) {
   std::snprintf(out, room, "%s", fingerprint_text);
   return FLYWHEEL_OK;
 }
 
 flywheel_status query(flywheel_device*, const flywheel_matmul* op, flywheel_support* out) {
-  flywheel_support s = {};
   const char* reason = why_not(*op);
-  s.ok = reason == nullptr;
+  flywheel_support s = {0, reason == nullptr, {}, 0, 0};
   if (reason != nullptr) std::snprintf(s.reason, sizeof s.reason, "%s", reason);
   give(s, out);
   return op->kind == FLYWHEEL_OP_MATMUL ? FLYWHEEL_OK : FLYWHEEL_UNSUPPORTED;
@@ -231,7 +229,6 @@ flywheel_status load(flywheel_device*, const void* bytes, uint64_t size, flywhee
 }
 
 void unload(flywheel_device*, flywheel_executable* program) { delete program; }
-
 flywheel_status alloc(flywheel_device*, uint64_t bytes, flywheel_buffer** out) {
   if (bytes > memory_limit) return refuse(FLYWHEEL_OUT_OF_MEMORY, "a buffer has at most 4 GiB");
   auto* memory = static_cast<unsigned char*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment));

@@ -17,6 +17,7 @@
 
 #include "flywheel/core/result.hpp"
 #include "flywheel/device/plugin.h"
+#include "src/device/status.hpp"
 
 #if !defined(_WIN32) && !defined(FLYWHEEL_SERIAL)
 #  include <dlfcn.h>
@@ -52,14 +53,6 @@ inline device_spec parse_device_spec(std::string_view spec) {
   }
   out.plugin = std::filesystem::path(spec);
   return out;
-}
-
-inline std::string_view to_string(flywheel_status status) noexcept {
-  constexpr std::array<std::string_view, 9> names = {"ok",      "unsupported", "invalid argument", "out of memory",
-                                                     "timeout", "device lost", "incompatible",     "corrupt",
-                                                     "failed"};
-  return status >= 0 && static_cast<std::size_t>(status) < names.size() ? names[static_cast<std::size_t>(status)]
-                                                                        : "a status that does not exist";
 }
 
 /// Immutable once open; thread-safe as far as the plug-in's factory is. What it gave must be closed before it goes.
@@ -102,8 +95,9 @@ class plugin_library {
                        "; build it against the plugin.h of this flywheel",
                    where};
     if (status != FLYWHEEL_OK)
-      return error{errc::unsupported,
-                   "its flywheel_device_open answers '" + std::string(to_string(status)) + "'; ask its vendor", where};
+      return error{
+          errc::unsupported,
+          "its flywheel_device_open answers '" + std::string(to_string_of_status(status)) + "'; ask its vendor", where};
     if (factory.count == 0 || factory.name == nullptr || factory.open == nullptr)
       return error{errc::unsupported, "has no device, or lacks the functions to name and open one; ask its vendor",
                    where};
@@ -157,7 +151,8 @@ class plugin_library {
       return error{errc::invalid_argument, "the device '" + name + "' does not take the options '" + options + "'",
                    where_};
     if (status != FLYWHEEL_OK)
-      return error{errc::device, "cannot open the device '" + name + "': " + std::string(to_string(status)), where_};
+      return error{errc::device, "cannot open the device '" + name + "': " + std::string(to_string_of_status(status)),
+                   where_};
     if (std::any_of(room.beyond.begin(), room.beyond.end(), [](unsigned char c) { return c != 0xA5; }))
       return error{errc::unsupported,
                    "the device '" + name +

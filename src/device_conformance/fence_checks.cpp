@@ -50,7 +50,8 @@ void check_no_time(bench& b) {
     if (status == FLYWHEEL_OK) {
       d.forget(fence);
     } else {
-      expect(status == FLYWHEEL_TIMEOUT, "wait for 0 ns answered " + name_of(status) + "; it must be ok or 'timeout'");
+      expect(status == FLYWHEEL_TIMEOUT,
+             "wait for 0 ns answered " + name_of(status) + "; it must be 'ok' or 'timed out'");
       d.wait(fence);
     }
     expect(took < 1, "wait for 0 ns took " + std::to_string(took) + " s");

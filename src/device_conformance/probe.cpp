@@ -5,7 +5,7 @@
 #include <cstring>
 #include <utility>
 
-#include "src/device/plugin_library.hpp"
+#include "src/device/status.hpp"
 
 namespace flywheel::kit {
 namespace {
@@ -29,7 +29,7 @@ std::string seconds_text(double seconds) {
 }  // namespace
 
 std::string name_of(flywheel_status status) {
-  return "'" + std::string(device::to_string(status)) + "' (" + std::to_string(status) + ")";
+  return "'" + std::string(device::to_string_of_status(status)) + "' (" + std::to_string(status) + ")";
 }
 
 probe::probe(const flywheel_device_table& table, trace& trace, double timeout)

@@ -57,8 +57,8 @@ std::string describe(const flywheel_weight_format& format) {
          (format.group == 0 ? "row" : std::to_string(format.group));
 }
 std::string describe(const flywheel_matmul& op) {
-  return "matmul of " + std::to_string(op.rows) + " rows, n " + std::to_string(op.n) + ", k " + std::to_string(op.k) +
-         ", " + describe(op.weights);
+  return "matmul of " + (op.rows == 0 ? "any" : std::to_string(op.rows)) + " rows, n " + std::to_string(op.n) + ", k " +
+         std::to_string(op.k) + ", " + describe(op.weights);
 }
 
 flywheel_matmul make_op(std::int64_t rows, std::int64_t n, std::int64_t k, const flywheel_weight_format& format,
@@ -154,9 +154,10 @@ bound_workload::bound_workload(probe& device, workload work, placing where, std:
     const flywheel_matmul& op = work_.ops[i];
     std::uint64_t bytes = 0;
     device.require(device.packed_size(op, bytes), "packed_size of a " + describe(op));
-    std::vector<std::byte> packed(bytes);
+    std::vector<std::byte> packed(bytes + 65536);  // what pack writes beyond is another check's finding
     device.require(device.pack(op, work_.weights[i].codes.data(), work_.weights[i].scales.data(), packed.data()),
                    "pack of a " + describe(op));
+    packed.resize(bytes);
     weights_.push_back(add("the weights of operation " + std::to_string(i), std::move(packed), false));
     outputs_.push_back(add("the output of operation " + std::to_string(i),
                            std::vector<std::byte>(static_cast<std::size_t>(op.rows * op.n) * sizeof(float), unwritten),
@@ -237,10 +238,10 @@ void bound_workload::run() {
 }
 
 std::string bound_workload::which_op(std::size_t op) const {
-  const std::string name = describe(work_.ops[op]);
+  const std::string name = "a " + describe(work_.ops[op]);
   return work_.ops.size() == 1
              ? name
-             : "operation " + std::to_string(op) + " of " + std::to_string(work_.ops.size()) + " (" + name + ")";
+             : "operation " + std::to_string(op) + " of " + std::to_string(work_.ops.size()) + ", " + name;
 }
 
 void bound_workload::check_guards(const operand& o, const std::byte* base) const {
@@ -251,9 +252,9 @@ void bound_workload::check_guards(const operand& o, const std::byte* base) const
   const std::byte* end = data + o.data.size();
   const std::string kind = o.is_output ? "output overrun: " : "stray write: ";
   if (const auto n = touched(end, end + guard_); n > 0)
-    throw finding(kind + "wrote " + std::to_string(n) + " bytes beyond " + o.name + ", in a " + which_op(0));
+    throw finding(kind + "wrote " + std::to_string(n) + " bytes beyond " + o.name + ", in " + which_op(0));
   if (const auto n = touched(data - guard_, data); n > 0)
-    throw finding(kind + "wrote " + std::to_string(n) + " bytes before " + o.name + ", in a " + which_op(0));
+    throw finding(kind + "wrote " + std::to_string(n) + " bytes before " + o.name + ", in " + which_op(0));
 }
 
 void bound_workload::check() {
@@ -285,9 +286,9 @@ void bound_workload::compare(std::size_t op, const std::byte* got) const {
   }
   if (wrong == 0) return;
   const auto n = static_cast<std::size_t>(work_.ops[op].n);
-  const std::string count = std::to_string(wrong) + " of " + std::to_string(values.size()) +
-                            " results are wrong in a " + which_op(op) + "; first: row " + std::to_string(first / n) +
-                            ", column " + std::to_string(first % n);
+  const std::string count = std::to_string(wrong) + " of " + std::to_string(values.size()) + " results are wrong in " +
+                            which_op(op) + "; first: row " + std::to_string(first / n) + ", column " +
+                            std::to_string(first % n);
   if (untouched == wrong) throw finding(count + ", which was never written");
   throw finding(count + ", expected " + exact_text(expected[first]) + ", got " + exact_text(values[first]) + ": " +
                 distance_text(values[first], expected[first]));

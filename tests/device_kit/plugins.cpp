@@ -12,7 +12,7 @@ using namespace flywheel;
 namespace {
 
 const context& shared_context() {
-  static const context ctx = context::make().value();
+  static const context ctx = context::create().value();
   return ctx;
 }
 

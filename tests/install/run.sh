@@ -61,6 +61,18 @@ done
 cmp "$work/command-static" "$work/command-shared" || fail "the commands of the static and shared builds differ"
 note "the moved command generates from its embedded model"
 
+# ---- a vendor's device: a plug-in from the installed header alone, checked by the installed kit -------------------------
+for kind in static shared; do
+  quietly cmake -S "$root/examples/device_skeleton" -B "$work/device-$kind" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    -DCMAKE_CXX_COMPILER="$cxx" "${launcher[@]}" -DCMAKE_PREFIX_PATH="$work/$kind" -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON
+  quietly cmake --build "$work/device-$kind"
+  plugin=$work/device-$kind/device_skeleton.so
+  (cd / && quietly "$work/$kind/bin/flywheel-device-conformance" "$plugin" --quick --report "$work/device-$kind/report.md")
+  grep -q '^\*\*Conforms\*\*' "$work/device-$kind/report.md" || fail "the skeleton's report ($kind) does not say that it conforms"
+  if [ "$(uname -s)" = Linux ] && readelf -d "$plugin" | grep -q flywheel; then fail "the plug-in links a library of flywheel's"; fi
+  note "the device skeleton, built against the $kind install, conforms"
+done
+
 # ---- consumers -------------------------------------------------------------------------------------------------------
 check_programs() { # check_programs NAME FOLDER
   quietly "$2/smoke" "$model"

@@ -4,7 +4,7 @@ cmake_minimum_required(VERSION 3.22)
 
 # A room may include itself and the rooms named here. `graph` and `device` describe work to each other and stand on one
 # floor: their interface headers may include each other.
-set(rooms core formats io kernels text graph device model measure cli)
+set(rooms core formats io kernels text graph device model measure cli device_conformance)
 set(below_core "")
 set(below_formats core)
 set(below_io core formats)
@@ -15,6 +15,8 @@ set(below_device core formats io kernels text graph)
 set(below_model core formats io kernels text graph device)
 set(below_measure core formats kernels)
 set(below_cli core formats io kernels text graph device model measure)
+
+set(below_device_conformance core device cli)
 
 # The C++ standard library; anything else in angle brackets is third-party.
 set(standard_headers
@@ -40,8 +42,8 @@ function(room_of name out)
     set(${out} "${CMAKE_MATCH_2}" PARENT_SCOPE)
   elseif(name MATCHES "^kernels/")
     set(${out} "kernels" PARENT_SCOPE)
-  elseif(name MATCHES "^cli/")
-    set(${out} "cli" PARENT_SCOPE)  # the command has src/ in its include path
+  elseif(name MATCHES "^(cli|device_conformance)/")
+    set(${out} "${CMAKE_MATCH_1}" PARENT_SCOPE)  # the programs have src/ in their include path
   endif()
 endfunction()
 
@@ -74,6 +76,8 @@ foreach(file IN LISTS files)
     if(bracket STREQUAL "<")
       if(name MATCHES "^flywheel/")
         complain("${file}" "write \"${name}\", not <${name}>")
+      elseif(file MATCHES "\\.h$" AND name STREQUAL "stdint.h")
+        # the interfaces in C stand on C's library
       elseif(public AND NOT name IN_LIST standard_headers)
         complain("${file}" "a public header must not include <${name}>")
       endif()

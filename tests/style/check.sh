@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck disable=SC2016
 find include/flywheel src kernels -name '*.[ch]pp' -o -name '*.inc' | sort | xargs awk '
 function breach(text) { print FILENAME ":" FNR ": " text; ++breaches }
-FNR == 1 { library = FILENAME !~ /^src\/cli\//; ++files }
+FNR == 1 { library = FILENAME !~ /^src\/(cli|device_conformance)\//; ++files }
 /\t| $/ { breach("a tab or a trailing blank") }
 library {
   gsub(/\\"/, ""); gsub(/"[^"]*"/, "\"\""); sub(/\/\/.*/, "")

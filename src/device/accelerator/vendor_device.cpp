@@ -26,31 +26,6 @@ bool is_name(std::string_view name) {
 
 }  // namespace
 
-std::string_view to_string_of_status(flywheel_status status) noexcept {
-  switch (status) {
-    case FLYWHEEL_OK:
-      return "ok";
-    case FLYWHEEL_UNSUPPORTED:
-      return "unsupported";
-    case FLYWHEEL_INVALID_ARGUMENT:
-      return "invalid argument";
-    case FLYWHEEL_OUT_OF_MEMORY:
-      return "out of memory";
-    case FLYWHEEL_TIMEOUT:
-      return "timed out";
-    case FLYWHEEL_DEVICE_LOST:
-      return "device lost";
-    case FLYWHEEL_INCOMPATIBLE:
-      return "incompatible";
-    case FLYWHEEL_CORRUPT:
-      return "corrupt";
-    case FLYWHEEL_FAILED:
-      return "failed";
-    default:
-      return "unknown status";
-  }
-}
-
 result<std::shared_ptr<vendor_device>> vendor_device::adopt(const flywheel_device_table& table,
                                                             accelerator_options options) {
   std::shared_ptr<vendor_device> made(new vendor_device(table, std::move(options)));

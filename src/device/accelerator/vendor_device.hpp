@@ -14,10 +14,9 @@
 #include "flywheel/core/result.hpp"
 #include "flywheel/device/accelerator.hpp"
 #include "flywheel/device/plugin.h"
+#include "src/device/status.hpp"
 
 namespace flywheel::inline v0::device {
-
-[[nodiscard]] std::string_view to_string_of_status(flywheel_status status) noexcept;
 
 /// Thread-safe, as the table is.
 class vendor_device : public std::enable_shared_from_this<vendor_device> {
