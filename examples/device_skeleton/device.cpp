@@ -242,8 +242,8 @@ flywheel_status import_host(flywheel_device*, void* memory, uint64_t, flywheel_b
   return FLYWHEEL_OK;
 }
 
-// With memory of its own, a device copies here: from it in map(), to it in unmap().
-flywheel_status map(flywheel_device*, flywheel_buffer* buffer, void** out) {
+// With memory of its own, a device copies here: from it in map() for reading, to it in unmap() after writing.
+flywheel_status map(flywheel_device*, flywheel_buffer* buffer, uint32_t, void** out) {
   *out = buffer->memory;
   return FLYWHEEL_OK;
 }

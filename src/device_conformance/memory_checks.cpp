@@ -42,12 +42,12 @@ void check_contents(bench& b) {
   held.reserve(std::size(sizes));
   for (const std::size_t bytes : sizes) {
     held.emplace_back(d, bytes);
-    write_pattern(held.back().map(), bytes, static_cast<unsigned>(held.size()));
+    write_pattern(held.back().map(FLYWHEEL_MAP_WRITE), bytes, static_cast<unsigned>(held.size()));
     held.back().unmap();
   }
   for (int round = 0; round < 2; ++round)
     for (std::size_t i = 0; i < held.size(); ++i) {
-      expect_pattern(held[i].map(), sizes[i], static_cast<unsigned>(i + 1), "between unmap and map");
+      expect_pattern(held[i].map(FLYWHEEL_MAP_READ), sizes[i], static_cast<unsigned>(i + 1), "between unmap and map");
       held[i].unmap();
     }
 }
@@ -68,7 +68,8 @@ void check_import(bench& b) {
   expect(imported != nullptr, "import_host said ok and gave no buffer");
   for (int round = 0; round < 2; ++round) {
     void* address = nullptr;
-    d.require(d.call("map", d.table().map, imported, &address), "map of imported memory");
+    d.require(d.call("map", d.table().map, imported, std::uint32_t{FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE}, &address),
+              "map of imported memory");
     expect(address == memory.get(), "map of imported memory gave another address: it was copied");
     expect_pattern(memory.get(), bytes, 9, "after it was imported");
     d.require(d.call("unmap", d.table().unmap, imported), "unmap of imported memory");

@@ -132,9 +132,9 @@ buffer::buffer(buffer&& other) noexcept : device_(other.device_), handle_(std::e
 buffer::~buffer() {
   if (handle_ != nullptr) device_->call("release", device_->table().release, handle_);
 }
-std::byte* buffer::map() {
+std::byte* buffer::map(std::uint32_t access) {
   void* address = nullptr;
-  device_->require(device_->call("map", device_->table().map, handle_, &address), "map");
+  device_->require(device_->call("map", device_->table().map, handle_, access, &address), "map");
   if (address == nullptr) throw finding("map said ok and gave a null address");
   return static_cast<std::byte*>(address);
 }

@@ -131,7 +131,7 @@ class buffer {
 
   [[nodiscard]] flywheel_buffer* get() const noexcept { return handle_; }
   /// For the host, until unmap().
-  [[nodiscard]] std::byte* map();
+  [[nodiscard]] std::byte* map(std::uint32_t access = FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE);
   void unmap();
 
  private:

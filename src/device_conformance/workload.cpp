@@ -259,7 +259,7 @@ void bound_workload::check_guards(const operand& o, const std::byte* base) const
 
 void bound_workload::check() {
   for (std::size_t b = 0; b < buffers_.size(); ++b) {
-    const std::byte* base = buffers_[b].map();
+    const std::byte* base = buffers_[b].map(FLYWHEEL_MAP_READ);
     for (const operand& o : operands_) {
       if (o.buffer != b) continue;
       check_guards(o, base);

@@ -141,14 +141,14 @@ class npu_fixture {
   }
   void write(flywheel_buffer* buffer, const void* data, std::size_t bytes) const {
     void* at = nullptr;
-    REQUIRE(t.map(d, buffer, &at) == FLYWHEEL_OK);
+    REQUIRE(t.map(d, buffer, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_OK);
     std::memcpy(at, data, bytes);
     REQUIRE(t.unmap(d, buffer) == FLYWHEEL_OK);
   }
   [[nodiscard]] std::vector<float> read(flywheel_buffer* buffer, std::size_t n) const {
     std::vector<float> out(n);
     void* at = nullptr;
-    REQUIRE(t.map(d, buffer, &at) == FLYWHEEL_OK);
+    REQUIRE(t.map(d, buffer, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_OK);
     std::memcpy(out.data(), at, n * sizeof(float));
     REQUIRE(t.unmap(d, buffer) == FLYWHEEL_OK);
     return out;

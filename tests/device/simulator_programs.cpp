@@ -50,7 +50,7 @@ TEST_CASE("a program of several products computes each", "[simulator]") {
     }
     flywheel_buffer* const all = npu.alloc(size);
     void* mapped = nullptr;
-    REQUIRE(npu.t.map(npu.d, all, &mapped) == FLYWHEEL_OK);
+    REQUIRE(npu.t.map(npu.d, all, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &mapped) == FLYWHEEL_OK);
     CHECK(reinterpret_cast<std::uintptr_t>(mapped) % npu.caps.alignment == 0);
     auto* const bytes = static_cast<std::byte*>(mapped);
     std::vector<flywheel_region> weights, outputs;
@@ -70,7 +70,7 @@ TEST_CASE("a program of several products computes each", "[simulator]") {
     flywheel_fence fence = 0;
     REQUIRE(npu.t.submit(npu.d, executable, &b, nullptr, 0, &fence) == FLYWHEEL_OK);
     REQUIRE(npu.t.wait(npu.d, fence, npu_job::forever) == FLYWHEEL_OK);
-    REQUIRE(npu.t.map(npu.d, all, &mapped) == FLYWHEEL_OK);
+    REQUIRE(npu.t.map(npu.d, all, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &mapped) == FLYWHEEL_OK);
     from[1].x = from[0].x;
     from[1].x_scales = from[0].x_scales;
     for (std::size_t i = 0; i < ops.size(); ++i) {

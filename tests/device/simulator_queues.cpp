@@ -138,7 +138,7 @@ TEST_CASE("several threads drive one device", "[simulator]") {
           const npu_job& job = *jobs[i];
           void* at = nullptr;
           if (job.submit(fence) != FLYWHEEL_OK || npu.t.wait(npu.d, fence, npu_job::forever) != FLYWHEEL_OK) continue;
-          if (npu.t.map(npu.d, job.output, &at) != FLYWHEEL_OK) continue;
+          if (npu.t.map(npu.d, job.output, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) != FLYWHEEL_OK) continue;
           std::vector<float> y(job.result_count());
           std::memcpy(y.data(), at, y.size() * 4);
           std::memset(at, 0, y.size() * 4);
@@ -226,7 +226,8 @@ TEST_CASE("a submission that hangs ends when the host gives up", "[simulator]") 
       CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(20));
       CHECK(npu.t.wait(npu.d, fence, milliseconds) == FLYWHEEL_TIMEOUT);
       void* at = nullptr;
-      CHECK(npu.t.map(npu.d, job.output, &at) == FLYWHEEL_INVALID_ARGUMENT);  // it might still be written
+      CHECK(npu.t.map(npu.d, job.output, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) ==
+            FLYWHEEL_INVALID_ARGUMENT);  // it might still be written
       CHECK(npu.simulator->report().fences == 2);
     }  // releases its buffers
     CHECK(npu.t.wait(npu.d, fence, npu_job::forever) == FLYWHEEL_FAILED);
@@ -262,7 +263,7 @@ TEST_CASE("a lost device stays lost, and gives back what it had", "[simulator]")
         if (second != 0) CHECK(npu.t.wait(npu.d, second, npu_job::forever) == FLYWHEEL_DEVICE_LOST);
         void* at = nullptr;
         flywheel_fence fence = 0;
-        CHECK(npu.t.map(npu.d, job.output, &at) == FLYWHEEL_DEVICE_LOST);
+        CHECK(npu.t.map(npu.d, job.output, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_DEVICE_LOST);
         CHECK(job.submit(fence) == FLYWHEEL_DEVICE_LOST);
         (void)npu.alloc(64, FLYWHEEL_DEVICE_LOST);
         (void)npu.load(blob, FLYWHEEL_DEVICE_LOST);
@@ -284,8 +285,8 @@ TEST_CASE("buffers used wrongly are refused", "[simulator]") {
       CAPTURE(npu.error());
       CHECK(npu.error().find(why) != std::string::npos);
     };
-    REQUIRE(npu.t.map(npu.d, job.codes, &at) == FLYWHEEL_OK);
-    refused(npu.t.map(npu.d, job.codes, &at), "mapped already");
+    REQUIRE(npu.t.map(npu.d, job.codes, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_OK);
+    refused(npu.t.map(npu.d, job.codes, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at), "mapped already");
     refused(job.submit(fence), "codes of input 0: its buffer is mapped");
     REQUIRE(npu.t.unmap(npu.d, job.codes) == FLYWHEEL_OK);
     refused(npu.t.unmap(npu.d, job.codes), "not mapped");
@@ -315,12 +316,12 @@ TEST_CASE("buffers used wrongly are refused", "[simulator]") {
     // Handles of another device, and of what is gone.
     flywheel_buffer* const foreign = other.alloc(4096);
     refused(submit_with({foreign, 0}, output), "no buffer");
-    refused(npu.t.map(npu.d, foreign, &at), "no buffer");
+    refused(npu.t.map(npu.d, foreign, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at), "no buffer");
     flywheel_buffer* const gone = npu.alloc(4096);
     npu.t.release(npu.d, gone);
     npu.t.release(npu.d, gone);
     CHECK(npu.error().find("released before") != std::string::npos);
-    refused(npu.t.map(npu.d, gone, &at), "released before");
+    refused(npu.t.map(npu.d, gone, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at), "released before");
     other.t.release(other.d, foreign);
     flywheel_executable* const executable = npu.load(npu.compile({small}));
     npu.t.unload(npu.d, executable);
@@ -360,7 +361,7 @@ TEST_CASE("memory of its own is copied and poisoned, the host's is not", "[simul
     CHECK(npu.t.import_host == nullptr);
     flywheel_buffer* const b = npu.alloc(100);
     void* at = nullptr;
-    REQUIRE(npu.t.map(npu.d, b, &at) == FLYWHEEL_OK);
+    REQUIRE(npu.t.map(npu.d, b, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_OK);
     std::memset(at, 7, 100);
     REQUIRE(npu.t.unmap(npu.d, b) == FLYWHEEL_OK);
     auto r = npu.simulator->report();
@@ -370,10 +371,10 @@ TEST_CASE("memory of its own is copied and poisoned, the host's is not", "[simul
     CHECK(static_cast<unsigned char*>(at)[50] == 0xDB);
     static_cast<unsigned char*>(at)[50] = 9;
     void* again = nullptr;
-    CHECK(npu.t.map(npu.d, b, &again) == FLYWHEEL_INVALID_ARGUMENT);
+    CHECK(npu.t.map(npu.d, b, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &again) == FLYWHEEL_INVALID_ARGUMENT);
     CHECK(npu.error().find("wrote to byte 50") != std::string::npos);
 #endif
-    REQUIRE(npu.t.map(npu.d, b, &at) == FLYWHEEL_OK);  // contents survive
+    REQUIRE(npu.t.map(npu.d, b, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_OK);  // contents survive
     CHECK(static_cast<unsigned char*>(at)[50] == 7);
     REQUIRE(npu.t.unmap(npu.d, b) == FLYWHEEL_OK);
     npu.t.release(npu.d, b);
@@ -384,7 +385,7 @@ TEST_CASE("memory of its own is copied and poisoned, the host's is not", "[simul
   CHECK(npu.t.import_host(npu.d, memory + 1, 100, &b) == FLYWHEEL_INVALID_ARGUMENT);
   REQUIRE(npu.t.import_host(npu.d, memory, 256, &b) == FLYWHEEL_OK);
   void* at = nullptr;
-  REQUIRE(npu.t.map(npu.d, b, &at) == FLYWHEEL_OK);
+  REQUIRE(npu.t.map(npu.d, b, FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE, &at) == FLYWHEEL_OK);
   CHECK(at == memory);
   REQUIRE(npu.t.unmap(npu.d, b) == FLYWHEEL_OK);
   const auto r = npu.simulator->report();

@@ -128,6 +128,11 @@ typedef struct flywheel_bindings {
   const flywheel_region* outputs; /* [n_ops]: f32 [rows, n] */
 } flywheel_bindings;
 
+/* What a mapping is for: one of them or both. Without FLYWHEEL_MAP_READ the host writes whatever matters, and the bytes it
+ * does not write are undefined afterwards; without FLYWHEEL_MAP_WRITE it writes nothing. So a device with memory of its
+ * own copies in one direction only. */
+enum { FLYWHEEL_MAP_READ = 1, FLYWHEEL_MAP_WRITE = 2 };
+
 /* Takes the bytes of a blob; called any number of times by compile(), in order. */
 typedef struct flywheel_sink {
   void* context;
@@ -166,12 +171,13 @@ typedef struct flywheel_device_table {
   void (*unload)(flywheel_device*, flywheel_executable*);
 
   /* Memory. A buffer belongs to the device except between map() and unmap(), when it belongs to the host, which reads
-   * and writes it through the address that map() gives. Its contents survive both. */
+   * and writes it through the address that map() gives. Its contents survive both. When release() returns, the device
+   * no longer touches the memory: a submission that has not ended fails. */
   flywheel_status (*alloc)(flywheel_device*, uint64_t bytes, flywheel_buffer** out);
   /* (optional) The host's own memory as a buffer, without a copy; `memory` is aligned to caps.alignment and stays
    * valid until release(). map() gives the same address. */
   flywheel_status (*import_host)(flywheel_device*, void* memory, uint64_t bytes, flywheel_buffer** out);
-  flywheel_status (*map)(flywheel_device*, flywheel_buffer*, void** out);
+  flywheel_status (*map)(flywheel_device*, flywheel_buffer*, uint32_t access, void** out);
   flywheel_status (*unmap)(flywheel_device*, flywheel_buffer*);
   void (*release)(flywheel_device*, flywheel_buffer*);
 

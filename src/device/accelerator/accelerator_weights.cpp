@@ -151,7 +151,7 @@ result<void> accelerator_weights::upload(const graph::weight_info& weight, vendo
   file.release(tensor);
   FLYWHEEL_TRY(m.memory, vendor_buffer::make(owner, m.packed_bytes));
   void* address = nullptr;
-  flywheel_status status = owner->persist("mapping memory", [&] { return m.memory.map(address); });
+  flywheel_status status = owner->persist("mapping memory", [&] { return m.memory.map(FLYWHEEL_MAP_WRITE, address); });
   if (status == FLYWHEEL_OK) {
     status = owner->table().pack(owner->self(), &m.op, codes.data(), scales.data(), address);
     const flywheel_status unmapped = m.memory.unmap();

@@ -159,7 +159,7 @@ class linear_program::runner {
     FLYWHEEL_TRY(j.memory, program_.pool_->take(j.bucket));
     void* address = nullptr;
     const vendor_buffer& memory = j.memory.input;
-    FLYWHEEL_CHECK(ask("mapping memory", memory.map(address)));
+    FLYWHEEL_CHECK(ask("mapping memory", memory.map(FLYWHEEL_MAP_WRITE, address)));
     auto* codes = static_cast<std::int8_t*>(address);
     auto* scales = reinterpret_cast<float*>(codes + program_.scales_at(step_, j.bucket));
     const float* x = step_.x.in(b_) + j.first * k;
@@ -231,7 +231,10 @@ class linear_program::runner {
       FLYWHEEL_CHECK(submit(j));
     }
     void* address = nullptr;
-    FLYWHEEL_CHECK(ask("mapping memory", j.memory.output.map(address)));
+    // Biases are added where the products are.
+    std::uint32_t access = FLYWHEEL_MAP_READ;
+    if (step_.attributes.biases) access |= FLYWHEEL_MAP_WRITE;
+    FLYWHEEL_CHECK(ask("mapping memory", j.memory.output.map(access, address)));
     j.results = static_cast<std::byte*>(address);
     return {};
   }

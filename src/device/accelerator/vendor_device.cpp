@@ -145,7 +145,9 @@ result<vendor_buffer> vendor_buffer::make(std::shared_ptr<const vendor_device> o
   return made;
 }
 
-flywheel_status vendor_buffer::map(void*& out) const { return owner_->table().map(owner_->self(), handle_, &out); }
+flywheel_status vendor_buffer::map(std::uint32_t access, void*& out) const {
+  return owner_->table().map(owner_->self(), handle_, access, &out);
+}
 flywheel_status vendor_buffer::unmap() const { return owner_->table().unmap(owner_->self(), handle_); }
 
 }  // namespace flywheel::inline v0::device

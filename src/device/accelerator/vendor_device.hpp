@@ -81,7 +81,7 @@ class vendor_buffer {
 
   [[nodiscard]] flywheel_buffer* get() const noexcept { return handle_; }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
-  [[nodiscard]] flywheel_status map(void*& out) const;
+  [[nodiscard]] flywheel_status map(std::uint32_t access, void*& out) const;
   [[nodiscard]] flywheel_status unmap() const;
 
  private:

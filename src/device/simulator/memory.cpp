@@ -46,6 +46,7 @@ result<std::byte*> staging_area::open(std::size_t bytes, std::size_t alignment) 
   if (!memory_) {
     FLYWHEEL_TRY(memory_, aligned_memory::allocate(bytes, alignment));
     bytes_ = bytes;
+    std::memset(data(), std::to_integer<int>(poison), bytes_);
     return data();
   }
   ASAN_UNPOISON_MEMORY_REGION(data(), bytes_);

@@ -53,6 +53,7 @@ struct memory_block {
   std::optional<aligned_memory> owned;  ///< None: imported.
   staging_area staging;
   bool mapped = false;
+  bool written = false;    ///< The mapping is for writing: its end copies.
   bool moving = false;     ///< A copy is under way.
   bool released = false;   ///< Gone as soon as nothing uses it.
   std::uint32_t uses = 0;  ///< By submissions that have not ended, and by copies.

@@ -332,8 +332,10 @@ flywheel_status npu::import_host(void* memory, std::uint64_t bytes, flywheel_buf
   return add_buffer(std::move(block), out);
 }
 
-flywheel_status npu::map(flywheel_buffer* buffer, void** out) {
+flywheel_status npu::map(flywheel_buffer* buffer, std::uint32_t access, void** out) {
   if (!out) return fail(FLYWHEEL_INVALID_ARGUMENT, "map: nowhere to put the address");
+  if (access == 0 || access > (FLYWHEEL_MAP_READ | FLYWHEEL_MAP_WRITE))
+    return fail(FLYWHEEL_INVALID_ARGUMENT, "map: neither for reading nor for writing");
   unique_lock lock(mutex_);
   if (lost_) return fail(FLYWHEEL_DEVICE_LOST, "map: the device is lost");
   memory_block* const block = find(buffer);
@@ -341,6 +343,7 @@ flywheel_status npu::map(flywheel_buffer* buffer, void** out) {
   if (block->mapped) return fail(FLYWHEEL_INVALID_ARGUMENT, "map: the buffer is mapped already");
   if (block->uses > 0) return fail(FLYWHEEL_INVALID_ARGUMENT, "map: a submission that uses the buffer has not ended");
   block->mapped = true;
+  block->written = (access & FLYWHEEL_MAP_WRITE) != 0;
   if (chip_.kind->unified_memory) {
     *out = block->data;
     return FLYWHEEL_OK;
@@ -350,12 +353,13 @@ flywheel_status npu::map(flywheel_buffer* buffer, void** out) {
   lock.unlock();
   const auto bytes = static_cast<std::size_t>(block->bytes);
   const result<std::byte*> area = block->staging.open(bytes, chip_.kind->alignment);
-  if (area) std::memcpy(*area, block->data, bytes);
+  const bool reads = (access & FLYWHEEL_MAP_READ) != 0;  // else the host finds poison
+  if (area && reads) std::memcpy(*area, block->data, bytes);
   lock.lock();
   block->moving = false;
   block->mapped = area.has_value();
   if (area) {
-    report_.bytes_from_device += bytes;
+    report_.bytes_from_device += reads ? bytes : 0;
     *out = *area;
   }
   drop_use(block);
@@ -375,11 +379,11 @@ flywheel_status npu::unmap(flywheel_buffer* buffer) {
     ++block->uses;
     lock.unlock();
     const auto bytes = static_cast<std::size_t>(block->bytes);
-    std::memcpy(block->data, block->staging.data(), bytes);
+    if (block->written) std::memcpy(block->data, block->staging.data(), bytes);
     block->staging.close();
     lock.lock();
     block->moving = false;
-    report_.bytes_to_device += bytes;
+    report_.bytes_to_device += block->written ? bytes : 0;
     block->mapped = false;
     drop_use(block);
     return FLYWHEEL_OK;

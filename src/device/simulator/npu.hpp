@@ -58,7 +58,7 @@ class npu : public std::enable_shared_from_this<npu> {
 
   flywheel_status alloc(std::uint64_t bytes, flywheel_buffer** out);
   flywheel_status import_host(void* memory, std::uint64_t bytes, flywheel_buffer** out);
-  flywheel_status map(flywheel_buffer* buffer, void** out);
+  flywheel_status map(flywheel_buffer* buffer, std::uint32_t access, void** out);
   flywheel_status unmap(flywheel_buffer* buffer);
   void release(flywheel_buffer* buffer);
 
