@@ -31,11 +31,11 @@ class product_device final : public device::device {
     if (!refused_.empty() && name.find(refused_) != std::string::npos) return {false, "not " + name, 0, 0};
     return {true, {}, 0, 1e-9 * static_cast<double>(graph::multiply_adds(g, n))};
   }
-  result<std::shared_ptr<const flywheel::device::device_weights>> measure(const flywheel::device::subgraph&,
+  result<std::shared_ptr<const flywheel::device::device_weights>> measure(std::span<const flywheel::device::subgraph>,
                                                                           const io::archive&) const override {
     return error{errc::unsupported, "it computes nothing", "products"};
   }
-  result<std::shared_ptr<const flywheel::device::device_weights>> load(const flywheel::device::subgraph&,
+  result<std::shared_ptr<const flywheel::device::device_weights>> load(std::span<const flywheel::device::subgraph>,
                                                                        const io::archive&, executor&,
                                                                        std::pmr::memory_resource*,
                                                                        const control&) const override {
