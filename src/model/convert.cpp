@@ -7,6 +7,7 @@
 #include "flywheel/detail/try.hpp"
 #include "flywheel/formats/formats.hpp"
 #include "flywheel/io/writer.hpp"
+#include "src/model/device_safetensors.hpp"
 #include "src/model/tensor_types.hpp"
 
 namespace flywheel::inline v0 {
@@ -26,7 +27,12 @@ bool is_float(dtype type) noexcept { return type == dtype::f32 || type == dtype:
 /// What a tensor becomes.
 dtype target_of(const io::tensor_info& tensor, std::optional<dtype> wanted) noexcept {
   if (!wanted || !is_float(tensor.type) || detail::stays_f32(tensor.name, tensor.dims.rank())) return tensor.type;
-  return tensor.dims.cols() % info(*wanted)->block_elements == 0 ? *wanted : dtype::f16;
+  const auto whole = [&](dtype type) { return tensor.dims.cols() % info(type)->block_elements == 0; };
+  if (whole(*wanted)) return *wanted;
+  // Devices take a scale per row as well.
+  if (*wanted == dtype::q8_g128) return dtype::q8_channel;
+  if (*wanted == dtype::q4_g128 && whole(dtype::q4_channel)) return dtype::q4_channel;
+  return dtype::f16;
 }
 
 /// Rows of one tensor through the codecs, in parallel. `values` [rows, cols] is for its use.
@@ -46,9 +52,9 @@ void encode_rows(const io::tensor_info& tensor, dtype type, std::span<const std:
   });
 }
 
-/// Types that GGUF has and this version can encode.
+/// Types that models are made of and this version can encode.
 result<void> check_type(std::optional<dtype> type) {
-  if (!type) return {};
+  if (!type || detail::is_device_format(*type)) return {};
   for (const auto& [known, number] : file_types)
     if (known == *type && formats::find_encoder(*type) != nullptr) return {};
   return error{errc::invalid_argument, "weights cannot be encoded as " + std::string(to_string(*type)), "type"};
@@ -67,9 +73,11 @@ result<converted_model> convert(const io::archive& from, const std::filesystem::
       FLYWHEEL_TRY(ctx, context::create());
     }
     io::metadata meta = from.metadata();
-    if (options.type)
+    if (options.type) {
+      meta.erase("general.file_type");  // device formats have none
       for (const auto& [type, number] : file_types)
         if (type == *options.type) meta.set("general.file_type", number);
+    }
 
     converted_model done;
     std::vector<io::tensor_plan> plans;
@@ -83,8 +91,17 @@ result<converted_model> convert(const io::archive& from, const std::filesystem::
       done.changed += changes ? 1 : 0;
     }
     done.tensors = plans.size();
-    FLYWHEEL_TRY(io::writer writer, io::writer::create(out, io::container::gguf, meta, plans));
-    std::vector<std::byte> stored, encoded;
+    const bool safetensors = out.extension() == ".safetensors";
+    std::vector<io::tensor_plan> in_file = plans;
+    if (safetensors) {
+      in_file.clear();
+      for (const io::tensor_plan& plan : plans) detail::plan_safetensors(plan, in_file);
+      FLYWHEEL_TRY(meta, detail::to_strings(meta));
+    }
+    FLYWHEEL_TRY(
+        io::writer writer,
+        io::writer::create(out, safetensors ? io::container::safetensors : io::container::gguf, meta, in_file));
+    std::vector<std::byte> stored, encoded, codes, scales;
     std::vector<float> values;
     for (std::size_t i = 0; i < plans.size(); ++i) {
       const io::tensor_info& tensor = from.tensors()[i];
@@ -105,10 +122,19 @@ result<converted_model> convert(const io::archive& from, const std::filesystem::
           encode_rows(tensor, type, stored, rows, values, encoded.data(), ctx.executor());
           piece = encoded;
         }
-        FLYWHEEL_CHECK(writer.write(piece));
         done.bytes += piece.size();
+        if (safetensors && detail::is_device_format(type)) {
+          const std::int64_t cols = tensor.dims.cols();
+          codes.clear();
+          detail::take_apart(type, cols, static_cast<std::int64_t>(piece.size() / row_bytes(type, cols)), piece.data(),
+                             codes, scales);
+          piece = codes;
+        }
+        FLYWHEEL_CHECK(writer.write(piece));
         if (options.control.progress) options.control.progress(done.bytes, total, tensor.name);
       }
+      FLYWHEEL_CHECK(writer.write(scales));  // after all codes
+      scales.clear();
       from.release(tensor);
     }
     FLYWHEEL_CHECK(writer.finish());

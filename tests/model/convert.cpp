@@ -1,6 +1,7 @@
 // Writing models as GGUF: what changes its type and what stays, round trips, and what goes wrong.
 #include "flywheel/model/convert.hpp"
 #include "flywheel/model/open.hpp"
+#include "flywheel/model/session.hpp"
 #include "support/catch.hpp"
 #include "support/temp_folder.hpp"
 #include "support/tiny_model.hpp"
@@ -67,11 +68,86 @@ TEST_CASE("Matrices change their type; vectors, routers and rows that are no who
   CHECK(again.changed == 0);
 }
 
+std::vector<float> logits_of(const std::filesystem::path& path) {
+  model loaded = model::open(path).value();
+  session s = loaded.start().value();
+  const token_id tokens[] = {1, 270, 300};
+  s.decode(tokens).value();
+  return {s.logits().begin(), s.logits().end()};
+}
+
+TEST_CASE("Device formats come back from GGUF and from safetensors bit for bit") {
+  const temp_folder folder;
+  // Rows of 256 are whole groups, rows of 192 are not.
+  write_tiny_model(folder / "a.gguf", {.hidden = 256, .ffn = 192}, [](io::metadata& meta, std::vector<tiny_tensor>&) {
+    meta.set("general.file_type", std::uint32_t{0});
+    meta.set("test.numbers", std::vector<float>{0.1F, -3e38F, 1e-42F});
+    meta.set("test.flags", std::vector<bool>{true, false});
+  });
+  const io::archive from = io::archive::open(folder / "a.gguf").value();
+  for (const dtype type : {dtype::q8_g128, dtype::q4_g128, dtype::q8_channel, dtype::q4_channel}) {
+    INFO(to_string(type));
+    const converted_model one = convert(from, folder / "b.gguf", {.type = type}).value();
+    const converted_model two = convert(from, folder / "b.safetensors", {.type = type}).value();
+    CHECK(one.bytes == two.bytes);
+    const io::archive gguf = open_model_archive(folder / "b.gguf").value();
+    const io::archive safetensors = open_model_archive(folder / "b.safetensors").value();
+    CHECK_FALSE(gguf.metadata().contains("general.file_type"));
+    REQUIRE(gguf.metadata().entries().size() == safetensors.metadata().entries().size());
+    for (const io::entry& e : gguf.metadata().entries()) CHECK(*safetensors.metadata().find(e.key) == e.value);
+    REQUIRE(gguf.tensors().size() == safetensors.tensors().size());
+    const dtype by_row = type == dtype::q8_g128 ? dtype::q8_channel : type == dtype::q4_g128 ? dtype::q4_channel : type;
+    for (const io::tensor_info& t : gguf.tensors()) {
+      INFO(t.name);
+      const io::tensor_info* other = safetensors.find(t.name);
+      REQUIRE(other != nullptr);
+      CHECK(other->type == t.type);
+      CHECK(other->dims == t.dims);
+      CHECK(bytes_of(safetensors, *other) == bytes_of(gguf, t));
+      if (t.dims.rank() > 1) CHECK(t.type == (t.dims.cols() % 128 == 0 ? type : by_row));
+    }
+    CHECK(logits_of(folder / "b.gguf") == logits_of(folder / "b.safetensors"));
+
+    // What others read: plain arrays of codes and scales.
+    const io::archive plain = io::archive::open(folder / "b.safetensors").value();
+    const io::tensor_info& codes = *plain.find("blk.0.attn_q.weight");
+    const io::tensor_info& scales = *plain.find("blk.0.attn_q.weight.scales");
+    const std::vector<std::byte> c = bytes_of(plain, codes), s = bytes_of(plain, scales);
+    std::vector<float> expected(256 * 256);
+    const io::tensor_info& t = *gguf.find("blk.0.attn_q.weight");
+    formats::decode(tensor_view(t.type, t.dims, bytes_of(gguf, t).data()), expected).value();
+    const bool four = codes.type == dtype::u8;
+    std::vector<float> decoded_scales(static_cast<std::size_t>(scales.dims.elements()));
+    formats::decode(tensor_view(scales.type, scales.dims, s.data()), decoded_scales).value();
+    const std::size_t per_row = decoded_scales.size() / 256;
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const int code =
+          four ? std::to_integer<int>(c[i / 2] >> (i % 2 * 4) & std::byte{15}) - 8 : static_cast<std::int8_t>(c[i]);
+      wrong += expected[i] != static_cast<float>(code) * decoded_scales[i / 256 * per_row + i % 256 / (256 / per_row)];
+    }
+    CHECK(wrong == 0);
+  }
+
+  // Files that say nonsense are refused.
+  write_tensors(
+      folder / "bad.safetensors",
+      [] {
+        io::metadata meta;
+        meta.set("flywheel.safetensors", std::string("1"));
+        return meta;
+      }(),
+      std::vector<tiny_tensor>{{{"a", dtype::i8, {4, 6}, 0}, std::vector<float>(24)},
+                               {{"a.scales", dtype::f16, {4}, 0}, std::vector<float>(4)}},
+      io::container::safetensors);
+  CHECK(open_model_archive(folder / "bad.safetensors").error().code == errc::malformed);
+}
+
 TEST_CASE("Conversions that fail leave no file") {
   const temp_folder folder;
   write_tiny_model(folder / "a.gguf");
   const io::archive from = io::archive::open(folder / "a.gguf").value();
-  for (const dtype type : {dtype::i32, dtype::u8, dtype::q8_g128, dtype::iq2_s})
+  for (const dtype type : {dtype::i32, dtype::u8, dtype::f64, dtype::iq2_s})
     CHECK(convert(from, folder / "b.gguf", {.type = type}).error().code == errc::invalid_argument);
   std::stop_source stop;
   stop.request_stop();
