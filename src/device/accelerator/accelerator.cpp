@@ -10,9 +10,9 @@
 namespace flywheel::inline v0::device {
 namespace {
 
-/// What a core multiplies per second when weights come from memory, in order of magnitude: a submission that costs more
-/// than the CPU would take gains nothing.
-constexpr double host_multiply_adds_per_second = 1e9;
+/// A chip is wanted for its speed, but also for its energy, or to leave the CPU to others: only products that a scalar
+/// loop finishes within a launch are not worth a submission in any case.
+constexpr double scalar_multiply_adds_per_second = 0.5e9;
 
 class accelerator final : public device {
  public:
@@ -40,7 +40,7 @@ class accelerator final : public device {
     caps_.launch_seconds = c.launch_seconds;
     caps_.min_multiply_adds = owner_->options().min_multiply_adds >= 0
                                   ? owner_->options().min_multiply_adds
-                                  : static_cast<std::int64_t>(c.launch_seconds * host_multiply_adds_per_second);
+                                  : static_cast<std::int64_t>(c.launch_seconds * scalar_multiply_adds_per_second);
   }
 
   const capabilities& caps() const noexcept override { return caps_; }
