@@ -122,7 +122,7 @@ void used_devices::finish() const {
     if (!trace_.empty()) o.simulator->write_trace(trace_).value();
     if (!report_) continue;
     finish_stdout();
-    std::fprintf(stderr, "%s\n%s", o.device->caps().name.c_str(), printable_lines(o.simulator->describe()).c_str());
+    std::fprintf(stderr, "%s", printable_lines(o.simulator->describe()).c_str());
   }
 }
 

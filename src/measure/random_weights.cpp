@@ -1,5 +1,6 @@
 #include "src/measure/random_weights.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -50,6 +51,8 @@ void fill_random_rows(random_bits& random, dtype type, std::int64_t cols, float 
   const dtype_info& facts = *info(type);
   if (const block_recipe* r = recipe_of(type)) {
     fill_bits(random, out);
+    if (type == dtype::q8_channel || type == dtype::q8_g128)  // symmetric: -127..127
+      std::replace(out.begin(), out.end(), std::byte{0x80}, std::byte{0x81});
     if (facts.kind == dtype_kind::row) {
       const float scale = deviation / r->deviation;
       for (std::size_t at = 0; at < out.size(); at += row_bytes(type, cols))

@@ -134,7 +134,7 @@ TEST_CASE("traces and reports are of simulated devices") {
   const arguments npu = {"-d", "hexagon-sim", "--min-work", "0", "--trace", trace, "--device-report"};
   const finished f = m.command(m.run(npu));
   CHECK(f.code == 0);
-  CHECK(f.err.rfind("hexagon-sim\n", 0) == 0);
+  CHECK(f.err.rfind("hexagon-sim", 0) == 0);
   CHECK(f.err.find("submissions") != std::string::npos);
   const json events = json::parse(slurp(trace));
   CHECK((events.is_array() ? events : events.at("traceEvents")).size() > 0);

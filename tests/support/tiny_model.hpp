@@ -200,7 +200,10 @@ inline void write_tensors(const std::filesystem::path& path, const io::metadata&
     if (encode == nullptr)
       throw std::invalid_argument("tiny_model: no encoder for " + std::string(to_string(t.plan.type)));
     std::vector<std::byte> bytes(dense_bytes(t.plan.type, t.plan.dims).value());
-    encode(t.values.data(), static_cast<std::int64_t>(t.values.size()), bytes.data());
+    const std::int64_t cols = t.plan.dims.cols();
+    for (std::int64_t row = 0; row < t.plan.dims.rows(); ++row)
+      encode(t.values.data() + row * cols, cols,
+             bytes.data() + static_cast<std::size_t>(row) * row_bytes(t.plan.type, cols));
     out.write(bytes).value();
   }
   out.finish().value();
