@@ -9,8 +9,8 @@ using namespace flywheel::test;
 
 namespace {
 
-finished check_device(const std::string& device, const arguments& more = {}) {
-  arguments words = {device, "--quick", "--json", "--timeout", "2"};
+finished check_device(const std::string& device, const arguments& more = {"--timeout", "2"}) {
+  arguments words = {device, "--quick", "--json"};
   words.insert(words.end(), more.begin(), more.end());
   return process(words).wait();
 }
