@@ -69,10 +69,10 @@ TEST_CASE("Matrices change their type; vectors, routers and rows that are no who
 }
 
 std::vector<float> logits_of(const std::filesystem::path& path) {
-  model loaded = model::open(path).value();
-  session s = loaded.start().value();
+  const model loaded = model::open(path).value();
+  session s = std::move(loaded.new_session({})).value();
   const token_id tokens[] = {1, 270, 300};
-  s.decode(tokens).value();
+  s.prefill(tokens).value();
   return {s.logits().begin(), s.logits().end()};
 }
 
