@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <string_view>
 
-#include "flywheel/core/dtype.hpp"
 #include "flywheel/core/result.hpp"
 #include "flywheel/io/metadata.hpp"
 
