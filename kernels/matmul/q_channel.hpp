@@ -77,7 +77,7 @@ struct sum_groups {
 };
 
 /// The weights' scales of a group as f32, read before its codes: hardware prefetchers want ascending addresses (Zen 4,
-/// Q4_G128, one row: 71 us instead of 78).
+/// Q4_G128, one row: 71 us instead of 79).
 template <class Panel>
 struct weight_scales {
   using S = typename Panel::simd_type;

@@ -1,4 +1,4 @@
-// flywheel convert: a Hugging Face folder (or another GGUF file) as one GGUF file, which other engines load too.
+// flywheel convert: a Hugging Face folder (or another model file) as one file.
 #include "flywheel/model/convert.hpp"
 
 #include <CLI/CLI.hpp>
@@ -62,10 +62,12 @@ action convert_command(CLI::App& app) {
   auto args = std::make_shared<convert_args>();
   app.add_option("MODEL", args->model, "A Hugging Face folder (config.json, *.safetensors, tokenizer) or a GGUF file")
       ->required();
-  app.add_option("OUT", args->out, "GGUF file to write")->required();
-  app.add_option("--type", args->type,
-                 "Type of matrices: f32, f16, bf16, q8_0, q4_0, ...; default: as they are. Vectors, norms and routers "
-                 "stay f32");
+  app.add_option("OUT", args->out, "File to write: GGUF, or safetensors if the name ends with .safetensors")
+      ->required();
+  app.add_option(
+      "--type", args->type,
+      "Type of matrices: f32, f16, bf16, q8_0, q4_0, ..., or for NPUs q8_channel, q4_channel, q8_g128, q4_g128; "
+      "default: as they are. Vectors, norms and routers stay f32");
   app.add_option("-t,--threads", args->threads, "Threads to use; default: one per physical core")
       ->check(CLI::Range(1, 4096));
   app.add_flag("--json", args->json, "Describe what was written on stdout");

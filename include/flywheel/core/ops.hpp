@@ -14,7 +14,7 @@ enum class activation : std::uint8_t { silu, gelu_tanh, relu, sigmoid, clamped_s
 
 /// How products with quantized weights quantize their activations to int8, in blocks of 32. per_block: each block has
 /// its own f32 scale. power_of_two: one f32 scale per row, times a power of two per block: faster, and up to twice as
-/// coarse. automatic: what measured perplexity allows for the weights' format (docs/performance.md).
+/// coarse. automatic: what measured perplexity allows for the format (docs/performance.md). NPU formats: one way only.
 enum class activation_scales : std::uint8_t { automatic, per_block, power_of_two };
 
 /// Which elements of a head rotate together: adjacent (2i, 2i+1) as in GGUF llama, or halves (i, i + n_rot/2) as in

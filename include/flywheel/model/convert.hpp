@@ -1,4 +1,4 @@
-// Writing a model as one GGUF file, with its weights in another type if asked for.
+// Writing a model as one file, with its weights in another type if asked for.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ namespace flywheel::inline v0 {
 
 struct convert_options {
   /// Of matrices: f32, f16, bf16, or a quantized type that can be encoded (plain rounding). Nothing: as they are. Rows
-  /// that are not whole blocks of it become f16. Vectors, norms and routers stay f32, and matrices that are already
-  /// quantized stay as they are.
+  /// that are not whole blocks of it become f16, or, of q8_g128 and q4_g128, q8_channel and q4_channel. Vectors, norms
+  /// and routers stay f32, and matrices that are already quantized stay as they are.
   std::optional<dtype> type = {};
   flywheel::context context = {};  ///< Threads; empty: one with default options is created.
   flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
@@ -31,8 +31,9 @@ struct converted_model {
 };
 
 /// Writes metadata and tensors of `from`, a GGUF model or a translated Hugging Face folder, to `out`, a few MiB at a
-/// time. The file appears under its name only when it is complete. Errors: invalid_argument (a type that cannot be
-/// encoded), unsupported (a stored type without decoder, an archive that is no model), cancelled, io, and those of
+/// time: GGUF, or safetensors (docs/npu-formats.md) where the name ends with .safetensors. The file appears under its
+/// name only when it is complete. Errors: invalid_argument (a type that cannot be encoded), unsupported (a stored type
+/// without decoder or, in safetensors, without a place; an archive that is no model), cancelled, io, and those of
 /// reading.
 [[nodiscard]] FLYWHEEL_API result<converted_model> convert(const io::archive& from, const std::filesystem::path& out,
                                                            const convert_options& options = {});
