@@ -39,9 +39,13 @@ product product_of(const flywheel_matmul& op) noexcept {
 
 template <class F>
 void npu::give_up(F&& which) noexcept {
-  for (slot& s : slots())
-    if ((s.state == phase::stuck || s.state == phase::waiting) && which(s))
+  for (slot& s : slots()) {
+    if (s.state == phase::vacant || s.state == phase::ended || !which(s)) continue;
+    if (s.state == phase::running)
+      s.spoiled = true;
+    else
       finish(s, lost_ ? FLYWHEEL_DEVICE_LOST : FLYWHEEL_FAILED);
+  }
 }
 
 npu::npu(const profile& p, const npu_options& options)
@@ -255,7 +259,7 @@ void npu::unload(flywheel_executable* executable) {
   ++program->uses;  // so that giving up does not end it here
   give_up([&](const slot& s) { return s.program == program; });
   if (program->uses > 1)
-    fail(FLYWHEEL_INVALID_ARGUMENT, "unload: a submission of this executable has not ended; it goes when that has");
+    fail(FLYWHEEL_INVALID_ARGUMENT, "unload: a submission of this executable had not ended; it fails");
   drop_use(program);
 }
 
@@ -411,7 +415,7 @@ void npu::release(flywheel_buffer* buffer) {
   };
   give_up(uses_it);
   if (block->uses > 1)
-    fail(FLYWHEEL_INVALID_ARGUMENT, "release: a submission that uses the buffer has not ended; it goes when that has");
+    fail(FLYWHEEL_INVALID_ARGUMENT, "release: a submission that uses the buffer had not ended; it fails");
 #if FLYWHEEL_HAS_THREADS
   // The host's own memory must not be written to from here on.
   if (!block->owned)

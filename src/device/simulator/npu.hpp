@@ -95,6 +95,7 @@ class npu : public std::enable_shared_from_this<npu> {
     fate what_happens = fate::runs;
     bool ran = false;
     bool abandoned = false;  ///< Nobody will wait for it.
+    bool spoiled = false;    ///< Something of it was released before its end.
     flywheel_status outcome = FLYWHEEL_OK;
     std::uint64_t generation = 0;  ///< Of its fence.
     std::uint64_t waits = 0;       ///< Slots that have to end first.
@@ -122,8 +123,8 @@ class npu : public std::enable_shared_from_this<npu> {
   /// The last use of what was released ends it.
   void drop_use(memory_block* block) noexcept;
   void drop_use(loaded* program) noexcept;
-  /// Ends submissions that have not begun, injected timeouts among them, for which `which` holds: the host has given up
-  /// on them.
+  /// Submissions for which `which` holds fail, injected timeouts among them: the host has given up on them. One that a
+  /// worker is at fails when that is done.
   template <class F>
   void give_up(F&& which) noexcept;
 

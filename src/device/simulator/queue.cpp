@@ -134,7 +134,7 @@ flywheel_status npu::submit(flywheel_executable* executable, const flywheel_bind
   enter();
   s.state = hangs ? phase::stuck : phase::waiting;
   s.what_happens = loses ? fate::loses_device : fails ? fate::fails : fate::runs;
-  s.ran = s.abandoned = false;
+  s.ran = s.abandoned = s.spoiled = false;
   ++s.generation;
   s.program = what;
   s.waits = after;
@@ -274,7 +274,7 @@ void npu::run(unique_lock& lock, matrix_unit& unit, slot& s) {
   s.ran = true;
   s.state = phase::finishing;
   s.due = steady::now() + s.delay;
-  if (lost_) finish(s, FLYWHEEL_DEVICE_LOST);
+  if (lost_ || s.spoiled) finish(s, lost_ ? FLYWHEEL_DEVICE_LOST : FLYWHEEL_FAILED);
   ended_.notify_all();  // release() may wait for it to stop running
 }
 
