@@ -153,12 +153,15 @@ class plugin_library {
     if (status != FLYWHEEL_OK)
       return error{errc::device, "cannot open the device '" + name + "': " + std::string(to_string_of_status(status)),
                    where_};
-    if (std::any_of(room.beyond.begin(), room.beyond.end(), [](unsigned char c) { return c != 0xA5; }))
+    if (std::any_of(room.beyond.begin(), room.beyond.end(), [](unsigned char c) { return c != 0xA5; })) {
+      // Nor can its device be closed, whose threads may run: the library is never unloaded.
+      keep_loaded();
       return error{errc::unsupported,
                    "the device '" + name +
                        "' wrote beyond the size of the table; build it against the plugin.h of "
                        "this flywheel",
                    where_};
+    }
     return room.table;
   }
 
@@ -171,7 +174,8 @@ class plugin_library {
 
  private:
   plugin_library() = default;
-  void* handle_ = nullptr;
+  void keep_loaded() const { handle_ = nullptr; }
+  mutable void* handle_ = nullptr;
   flywheel_status (*entry_)(std::uint32_t, flywheel_device_factory*) = nullptr;
   flywheel_device_factory factory_ = {};
   std::string where_;

@@ -74,7 +74,7 @@ result<converted_model> convert(const io::archive& from, const std::filesystem::
     }
     io::metadata meta = from.metadata();
     if (options.type) {
-      meta.erase("general.file_type");  // device formats have none
+      if (detail::is_device_format(*options.type)) meta.erase("general.file_type");  // they have none
       for (const auto& [type, number] : file_types)
         if (type == *options.type) meta.set("general.file_type", number);
     }

@@ -225,6 +225,8 @@ result<loaded_engine> make_engine(const io::archive& file, const context& ctx,
 
 result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control,
                                   std::vector<std::shared_ptr<const device::device>> devices) {
+  if (std::count(devices.begin(), devices.end(), nullptr) != 0)
+    return error{errc::invalid_argument, "a device of the list is null", "devices"};
   return make_engine(file, ctx, std::move(devices), [&](graph_engine& e) { return e.load(file, control); });
 }
 

@@ -1,12 +1,30 @@
 #include "src/model/placed_graphs.hpp"
 
 #include <algorithm>
-#include <string>
-#include <utility>
 
 #include "flywheel/detail/try.hpp"
 
 namespace flywheel::inline v0::detail {
+
+/// Counts a run. The last one gives back what was retired: a run that begins later finds only what replaced it, since
+/// it is counted before it looks (both sequentially consistent).
+class placed_graphs::running {
+ public:
+  explicit running(const placed_graphs& of) : of_(of) { of_.running_.fetch_add(1); }
+  running(const running&) = delete;
+  running& operator=(const running&) = delete;
+  ~running() {
+    if (of_.running_.fetch_sub(1) != 1 || !of_.any_retired_.load()) return;
+    retired gone;  // ends without the lock
+    const std::scoped_lock lock(of_.mutex_);
+    if (of_.running_.load() != 0) return;
+    std::swap(gone, of_.retired_);
+    of_.any_retired_.store(false);
+  }
+
+ private:
+  const placed_graphs& of_;
+};
 
 template <class Body>
 result<void> placed_graphs::for_each_seat(Body&& body) const {
@@ -20,6 +38,7 @@ result<void> placed_graphs::place(const context& ctx, std::vector<std::shared_pt
   ctx_ = ctx;
   devices_ = std::move(devices);
   lost_.assign(devices_.size(), false);
+  weights_.resize(devices_.size());
   std::vector<const device::device*> list;
   for (const auto& d : devices_) list.push_back(d.get());
   for (graph::graph& g : graphs) {
@@ -49,23 +68,58 @@ bool placed_graphs::takes(std::size_t d, const seat& s) const {
                      [&](std::uint32_t i) { return devices_[d]->query(*s.part.whole, s.part.whole->nodes[i]).ok; });
 }
 
-/// What the device is to run and does not yet.
-std::vector<device::subgraph> placed_graphs::parts_of(std::size_t d) const {
+std::vector<device::subgraph> placed_graphs::unseated_parts(std::size_t d) const {
   std::vector<device::subgraph> parts;
   for (const auto& g : graphs_)
     for (const auto& s : g->seats)
-      if (s->device == d && !s->current.load(std::memory_order_relaxed)) parts.push_back(s->part);
+      if (s->device == d && !s->seated) parts.push_back(s->part);
   return parts;
 }
 
-/// Compiles the parts of a device that have no executable of its yet.
-result<void> placed_graphs::seat_all(std::size_t d, std::shared_ptr<const device::device_weights> weights) const {
-  weights_.push_back(weights);
-  return for_each_seat([&](seat& s) -> result<void> {
-    if (s.device != d || s.current.load(std::memory_order_relaxed)) return {};
-    FLYWHEEL_TRY(auto made, devices_[d]->compile(s.part, weights));
-    s.executables.push_back(std::move(made));
-    s.current.store(s.executables.back().get(), std::memory_order_release);
+/// Compiles what a device is to run and does not yet.
+result<void> placed_graphs::seat_parts(std::size_t d, weights_ptr weights) const {
+  FLYWHEEL_CHECK(for_each_seat([&](seat& s) -> result<void> {
+    if (s.device != d || s.seated) return {};
+    FLYWHEEL_TRY(executable_ptr made, devices_[d]->compile(s.part, weights));
+    if (s.executable) retired_.executables.push_back(std::move(s.executable)), any_retired_.store(true);
+    s.executable = std::move(made);
+    s.current.store(s.executable.get());
+    s.seated = true;
+    return {};
+  }));
+  weights_[d].push_back(std::move(weights));
+  return {};
+}
+
+/// Until every part has a device that runs it, or an error that is not a device's.
+result<void> placed_graphs::seat_all(const control& control, std::vector<std::string>& said) const {
+  for (std::size_t d = 0; d < devices_.size(); ++d) {
+    const auto parts = unseated_parts(d);
+    if (parts.empty()) continue;
+    auto weights = devices_[d]->load(parts, file_, ctx_.executor(), ctx_.memory(), control);
+    const result<void> done = weights ? seat_parts(d, *std::move(weights)) : result<void>(std::move(weights).error());
+    if (done) continue;
+    if (done.error().code != errc::device || d + 1 == devices_.size()) return done;
+    lose(d, done.error(), said);
+  }
+  return {};
+}
+
+/// Gives the parts of a device to those that follow it in the list. Until they have executables, runs find those of the
+/// lost one, which fail.
+void placed_graphs::lose(std::size_t d, const error& why, std::vector<std::string>& said) const {
+  lost_[d] = true;
+  said.push_back(why.to_string() + "; other devices do its work from now on");
+  retired_.weights.insert(retired_.weights.end(), weights_[d].begin(), weights_[d].end());
+  any_retired_.store(true);
+  weights_[d].clear();
+  (void)for_each_seat([&](seat& s) -> result<void> {
+    if (s.device != d) return {};
+    s.seated = false;
+    for (const auto& [next, measured] : s.successors) {
+      s.device = next;
+      if (next > d && !lost_[next]) break;
+    }
     return {};
   });
 }
@@ -73,37 +127,40 @@ result<void> placed_graphs::seat_all(std::size_t d, std::shared_ptr<const device
 result<void> placed_graphs::load(const io::archive& file, const control& control) {
   FLYWHEEL_CHECK(measure_successors(file));
   file_ = file;
-  const std::scoped_lock lock(mutex_);
-  for (std::size_t d = 0; d < devices_.size(); ++d) {
-    const auto parts = parts_of(d);
-    if (parts.empty()) continue;
-    auto weights = devices_[d]->load(parts, file, ctx_.executor(), ctx_.memory(), control);
-    const result<void> done = weights ? seat_all(d, *std::move(weights)) : result<void>(std::move(weights).error());
-    if (done) continue;
-    if (done.error().code != errc::device || d + 1 == devices_.size()) return done;
-    FLYWHEEL_CHECK(move_off(d, done.error()));
+  std::vector<std::string> said;
+  {
+    const running now(*this);  // whose end gives back what a device that fails had loaded
+    const std::scoped_lock lock(mutex_);
+    FLYWHEEL_CHECK(seat_all(control, said));
   }
+  for (const std::string& text : said) ctx_.log(log_level::warning, text);
   return {};
 }
 
 result<void> placed_graphs::measure(const io::archive& file) {
+  FLYWHEEL_CHECK(measure_successors(file));
   for (std::size_t d = 0; d < devices_.size(); ++d) {
-    const auto parts = parts_of(d);
+    const auto parts = unseated_parts(d);
     if (parts.empty()) continue;
     FLYWHEEL_TRY(auto weights, devices_[d]->measure(parts, file));
-    FLYWHEEL_CHECK(seat_all(d, std::move(weights)));
+    FLYWHEEL_CHECK(seat_parts(d, std::move(weights)));
   }
-  return measure_successors(file);
+  return {};
 }
 
-/// Executables without weights, for the scratch memory that a workspace needs when a device takes over.
+/// Executables without weights, for the scratch memory that a workspace needs when a device takes over. A device that
+/// fails at that takes nothing over.
 result<void> placed_graphs::measure_successors(const io::archive& file) {
   return for_each_seat([&](seat& s) -> result<void> {
     for (std::size_t d = s.device + 1; d < devices_.size(); ++d) {
       if (!takes(d, s)) continue;
-      FLYWHEEL_TRY(auto weights, devices_[d]->measure({&s.part, 1}, file));
-      FLYWHEEL_TRY(auto made, devices_[d]->compile(s.part, std::move(weights)));
-      s.successors.push_back(std::move(made));
+      auto weights = devices_[d]->measure({&s.part, 1}, file);
+      auto made = weights ? devices_[d]->compile(s.part, *std::move(weights))
+                          : result<executable_ptr>(std::move(weights).error());
+      if (made)
+        s.successors.emplace_back(d, *std::move(made));
+      else if (made.error().code != errc::device || d + 1 == devices_.size())
+        return std::move(made).error();
     }
     return {};
   });
@@ -112,7 +169,8 @@ result<void> placed_graphs::measure_successors(const io::archive& file) {
 std::size_t placed_graphs::weight_bytes() const {
   const std::scoped_lock lock(mutex_);
   std::size_t sum = 0;
-  for (const auto& w : weights_) sum += w->bytes();
+  for (const auto& of_device : weights_)
+    for (const weights_ptr& w : of_device) sum += w->bytes();
   return sum;
 }
 
@@ -121,50 +179,35 @@ std::size_t placed_graphs::scratch_bytes(std::int64_t max_tokens) const {
   const unsigned workers = ctx_.executor().concurrency();
   std::size_t most = 0;
   (void)for_each_seat([&](const seat& s) -> result<void> {
-    for (const auto* list : {&s.executables, &s.successors})
-      for (const auto& e : *list) most = std::max(most, e->scratch_bytes(max_tokens, max_tokens, workers));
+    if (s.executable) most = std::max(most, s.executable->scratch_bytes(max_tokens, max_tokens, workers));
+    for (const auto& [d, e] : s.successors) most = std::max(most, e->scratch_bytes(max_tokens, max_tokens, workers));
     return {};
   });
   return most;
 }
 
-/// Gives the parts of a device that is lost to those that follow it in the list. Under mutex_.
-result<void> placed_graphs::move_off(std::size_t d, const error& why) const {
-  if (!lost_[d]) ctx_.log(log_level::warning, why.to_string() + "; other devices do its work from now on");
-  lost_[d] = true;
-  FLYWHEEL_CHECK(for_each_seat([&](seat& s) -> result<void> {
-    if (s.device != d) return {};
-    do ++s.device;
-    while (s.device + 1 < devices_.size() && (lost_[s.device] || !takes(s.device, s)));
-    s.current.store(nullptr, std::memory_order_relaxed);
-    return {};
-  }));
-  for (std::size_t next = d + 1; next < devices_.size(); ++next) {
-    const auto moved = parts_of(next);
-    if (moved.empty()) continue;
-    auto weights = devices_[next]->load(moved, file_, ctx_.executor(), ctx_.memory(), {});
-    const result<void> done = weights ? seat_all(next, *std::move(weights)) : result<void>(std::move(weights).error());
-    if (done) continue;
-    if (done.error().code != errc::device || next + 1 == devices_.size()) return done;
-    return move_off(next, done.error());
-  }
-  return {};
-}
-
 result<void> placed_graphs::replace(const seat& failed, const device::executable* tried, const error& why) const {
   return guarded([&]() -> result<void> {
-    const std::scoped_lock lock(mutex_);
-    const device::executable* now = failed.current.load(std::memory_order_acquire);
-    if (now != nullptr && now != tried) return {};  // another thread was quicker
-    if (failed.device + 1 == devices_.size()) return why;
-    return move_off(failed.device, why);
+    std::vector<std::string> said;
+    const auto done = [&]() -> result<void> {
+      const std::scoped_lock lock(mutex_);
+      if (failed.current.load() != tried) return {};  // another thread was quicker
+      if (failed.seated) {
+        if (failed.device + 1 == devices_.size()) return why;
+        lose(failed.device, why, said);
+      }
+      return seat_all({}, said);
+    }();
+    for (const std::string& text : said) ctx_.log(log_level::warning, text);
+    return done;
   });
 }
 
 result<void> placed_graphs::run(std::size_t graph, const device::bindings& b) const {
+  const running now(*this);
   const auto& seats = graphs_[graph]->seats;
   for (std::size_t i = 0; i < seats.size();) {
-    const device::executable* e = seats[i]->current.load(std::memory_order_acquire);
+    const device::executable* e = seats[i]->current.load();
     const result<void> done = e->run(b);
     if (done) {
       ++i;

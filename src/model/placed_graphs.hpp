@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "flywheel/core/context.hpp"
@@ -18,8 +20,8 @@
 
 namespace flywheel::inline v0::detail {
 
-/// Several graphs of one model. Immutable to its users: run() may be
-/// called from any thread at any time. The last device takes everything (the CPU), and is never lost.
+/// Several graphs of one model. Immutable to its users: run() may be called from any thread at any time. The last
+/// device takes everything (the CPU), and is never lost.
 class placed_graphs {
  public:
   placed_graphs() = default;
@@ -34,39 +36,48 @@ class placed_graphs {
   /// The sizes that load() leads to, without reading tensor data. What is measured must not run.
   result<void> measure(const io::archive& file);
 
-  [[nodiscard]] std::size_t size() const noexcept { return graphs_.size(); }
   [[nodiscard]] const graph::graph& at(std::size_t i) const noexcept { return graphs_[i]->whole; }
-  /// Of all devices, lost ones included.
+  /// Of all devices that are in use.
   [[nodiscard]] std::size_t weight_bytes() const;
   /// Of any part on any device that may have to run it.
   [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens) const;
 
   /// Runs all parts of a graph. Errors: cancelled; those of loading weights again for another device, after one was
-  /// lost.
+  /// lost: the next run then tries that again.
   [[nodiscard]] result<void> run(std::size_t graph, const device::bindings& b) const;
 
  private:
-  /// A part and who runs it.
+  using executable_ptr = std::unique_ptr<const device::executable>;
+  using weights_ptr = std::shared_ptr<const device::device_weights>;
+  /// A part and who runs it. Everything but `current` is under mutex_.
   struct seat {
     device::subgraph part;
-    std::size_t device = 0;  ///< Under mutex_.
-    std::vector<std::unique_ptr<const device::executable>>
-        executables;  ///< Under mutex_; kept, since runs may use them.
-    std::atomic<const device::executable*> current{nullptr};
-    std::vector<std::unique_ptr<const device::executable>> successors;  ///< Only measured.
+    std::size_t device = 0;
+    bool seated = false;  ///< `executable` is of `device`; else it is of a lost one, or null.
+    executable_ptr executable;
+    std::atomic<const device::executable*> current{nullptr};  ///< `executable`, for runs.
+    /// Devices that may have to take over, with executables for their sizes alone.
+    std::vector<std::pair<std::size_t, executable_ptr>> successors;
   };
   struct placed_graph {
     graph::graph whole;  ///< Never moves: parts point at it.
     std::vector<std::unique_ptr<seat>> seats;
   };
+  /// What runs may still use although its device is lost.
+  struct retired {
+    std::vector<executable_ptr> executables;
+    std::vector<weights_ptr> weights;
+  };
+  class running;
 
   template <class Body>
   result<void> for_each_seat(Body&& body) const;
   [[nodiscard]] bool takes(std::size_t device, const seat& s) const;
-  [[nodiscard]] std::vector<device::subgraph> parts_of(std::size_t device) const;
+  [[nodiscard]] std::vector<device::subgraph> unseated_parts(std::size_t device) const;
   result<void> measure_successors(const io::archive& file);
-  result<void> seat_all(std::size_t device, std::shared_ptr<const device::device_weights> weights) const;
-  result<void> move_off(std::size_t device, const error& why) const;
+  result<void> seat_parts(std::size_t device, weights_ptr weights) const;
+  result<void> seat_all(const control& control, std::vector<std::string>& said) const;
+  void lose(std::size_t device, const error& why, std::vector<std::string>& said) const;
   result<void> replace(const seat& failed, const device::executable* tried, const error& why) const;
 
   context ctx_;
@@ -74,8 +85,11 @@ class placed_graphs {
   std::vector<std::shared_ptr<const device::device>> devices_;
   std::vector<std::unique_ptr<placed_graph>> graphs_;
   mutable std::mutex mutex_;
-  mutable std::vector<bool> lost_;                                              ///< [device], under mutex_.
-  mutable std::vector<std::shared_ptr<const device::device_weights>> weights_;  ///< Under mutex_.
+  mutable std::vector<bool> lost_;                         ///< [device], under mutex_.
+  mutable std::vector<std::vector<weights_ptr>> weights_;  ///< [device], under mutex_.
+  mutable retired retired_;                                ///< Under mutex_.
+  mutable std::atomic<bool> any_retired_{false};
+  mutable std::atomic<std::size_t> running_{0};  ///< Calls of run() that are under way.
 };
 
 }  // namespace flywheel::inline v0::detail

@@ -1,4 +1,5 @@
 #include <array>
+#include <filesystem>
 #include <optional>
 #include <utility>
 
@@ -21,7 +22,8 @@ std::vector<listed_device> open_all(const device_list_args& args) {
   std::vector<std::string> specs = device::built_in_devices();
   for (const std::string& plugin : args.plugins) {
     const std::vector<std::string> names = device::devices_of_plugin(plugin).value();
-    for (const std::string& name : names) specs.push_back(plugin + ":" + name);
+    // Absolute: a name without a slash would be taken for a built-in device's.
+    for (const std::string& name : names) specs.push_back(std::filesystem::absolute(plugin).string() + ":" + name);
   }
   std::vector<listed_device> all;
   for (std::string& spec : specs) {

@@ -1,6 +1,8 @@
 #include "flywheel/device/accelerator.hpp"
 
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "flywheel/core/isa.hpp"
 #include "flywheel/detail/try.hpp"
@@ -52,7 +54,9 @@ class accelerator final : public device {
     const auto& a = n.as<graph::linear_attributes>();
     if (a.weights > most_products) return no("more than " + std::to_string(most_products) + " products at once");
     support answer{true, {}, 0, 0};
+    const flywheel_device_caps& c = owner_->caps();
     std::optional<flywheel_weight_format> first;
+    std::vector<flywheel_matmul> ops;
     for (std::size_t i = 0; i < a.weights; ++i) {
       const graph::weight_info& w = *g.weight_of(n.inputs[a.weight_input(i)]);
       const std::optional<flywheel_weight_format> format = vendor_format(w.type);
@@ -67,9 +71,22 @@ class accelerator final : public device {
         return no(owner_->failure("asking", status).message);
       own.reason[sizeof own.reason - 1] = '\0';
       if (!own.ok) return no(std::string(own.reason) + " (" + w.name + ")");
+      std::uint64_t packed = 0;
+      if (const flywheel_status status = owner_->table().packed_size(owner_->self(), &op, &packed);
+          status != FLYWHEEL_OK)
+        return no(owner_->failure("asking for the packed size of " + w.name, status).message);
+      for (const std::uint64_t limit : {c.max_buffer_bytes, c.memory_bytes})
+        if (limit != 0 && packed > limit)
+          return no("packed weights of " + std::to_string(packed) + " bytes, more than its " + std::to_string(limit) +
+                    " (" + w.name + ")");
+      ops.push_back(op);
       answer.scratch_bytes = std::max(answer.scratch_bytes, own.scratch_bytes);
       answer.seconds += own.seconds;
     }
+    if (const std::uint64_t largest = linear_program::largest_buffer(ops, c);
+        c.max_buffer_bytes != 0 && largest > c.max_buffer_bytes)
+      return no("activations or results of " + std::to_string(largest) + " bytes, more than its " +
+                std::to_string(c.max_buffer_bytes));
     if (const std::int64_t work = graph::multiply_adds(g, n); work < caps_.min_multiply_adds)
       return no("too little work: " + std::to_string(work) + " multiply-adds per row, fewer than " +
                 std::to_string(caps_.min_multiply_adds));

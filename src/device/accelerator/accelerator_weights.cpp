@@ -10,6 +10,8 @@
 namespace flywheel::inline v0::device {
 namespace {
 
+constexpr std::uint64_t most_packed_bytes = std::uint64_t{1} << 48;  ///< Sizes are added.
+
 /// Codes and scales of one stored row; `codes` [k], `scales` [groups].
 void take_row(dtype type, const std::uint8_t* row, std::int64_t k, std::int8_t* codes, float* scales) {
   const auto low = [](std::uint8_t two) { return static_cast<std::int8_t>((two & 15) - 8); };
@@ -97,6 +99,9 @@ result<accelerator_weights> accelerator_weights::layout(std::span<const subgraph
       if (const flywheel_status status = owner->table().packed_size(owner->self(), &m.op, &m.packed_bytes);
           status != FLYWHEEL_OK)
         return owner->failure("asking for the packed size of " + w->name, status);
+      if (m.packed_bytes > most_packed_bytes)
+        return error{errc::device, "packed weights of " + std::to_string(m.packed_bytes) + " bytes make no sense",
+                     owner->name()};
       out.total_ += m.packed_bytes;
     }
   }
@@ -149,14 +154,18 @@ result<void> accelerator_weights::upload(const graph::weight_info& weight, vendo
                  });
   }
   file.release(tensor);
+  // Symmetric codes have no -128, which devices need not compute.
+  if (m.op.weights.bits == 8 && std::find(codes.begin(), codes.end(), std::int8_t{-128}) != codes.end())
+    return error{errc::malformed, "8-bit codes are between -127 and 127, but there is a -128", weight.name};
   FLYWHEEL_TRY(m.memory, vendor_buffer::make(owner, m.packed_bytes));
-  void* address = nullptr;
-  flywheel_status status = owner->persist("mapping memory", [&] { return m.memory.map(FLYWHEEL_MAP_WRITE, address); });
-  if (status == FLYWHEEL_OK) {
-    status = owner->table().pack(owner->self(), &m.op, codes.data(), scales.data(), address);
+  const flywheel_status status = owner->persist("uploading weights", [&] {
+    void* address = nullptr;
+    flywheel_status done = m.memory.map(FLYWHEEL_MAP_WRITE, address);
+    if (done != FLYWHEEL_OK) return done;
+    done = owner->table().pack(owner->self(), &m.op, codes.data(), scales.data(), address);
     const flywheel_status unmapped = m.memory.unmap();
-    if (status == FLYWHEEL_OK) status = unmapped;
-  }
+    return done != FLYWHEEL_OK ? done : unmapped;
+  });
   if (status != FLYWHEEL_OK) return owner->failure("uploading " + weight.name, status);
   return {};
 }

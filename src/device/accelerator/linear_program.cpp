@@ -1,7 +1,9 @@
 #include "src/device/accelerator/linear_program.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "flywheel/detail/try.hpp"
 
@@ -9,6 +11,9 @@ namespace flywheel::inline v0::device {
 namespace {
 
 constexpr std::uint64_t rounded_up(std::uint64_t n, std::uint64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/// What the device asks for, and what the host's vectors like.
+std::uint64_t region_alignment(const flywheel_device_caps& caps) { return std::max<std::uint64_t>(caps.alignment, 64); }
 
 }  // namespace
 
@@ -18,6 +23,7 @@ struct linear_program::job {
   std::int64_t first = 0, rows = 0;
   io_buffers memory;
   flywheel_fence fence = 0;
+  bool placed = false;           ///< Holds a place on the device.
   std::byte* results = nullptr;  ///< The mapped output, once it is there.
 };
 
@@ -69,10 +75,6 @@ result<std::unique_ptr<const executable>> linear_program::compile(const subgraph
     if (packed->loaded())
       for (std::size_t b = 0; b < bucket_rows.size(); ++b) {
         FLYWHEEL_TRY(s.programs[b], programs->get(ops, bucket_rows[b]));
-        std::uint64_t outputs = 0;
-        for (const product& p : s.products) outputs += out->output_bytes(p, b);
-        out->pool_->expect(
-            b, out->scales_at(s, b) + static_cast<std::uint64_t>(bucket_rows[b] * s.groups()) * sizeof(float), outputs);
       }
     out->steps_.push_back(std::move(s));
   }
@@ -89,12 +91,21 @@ std::size_t linear_program::scratch_bytes(std::int64_t max_tokens, std::int64_t 
 }
 
 std::uint64_t linear_program::scales_at(const step& s, std::size_t bucket) const {
-  return rounded_up(static_cast<std::uint64_t>(bucket_rows[bucket] * s.x.cols), owner_->caps().alignment);
+  return rounded_up(static_cast<std::uint64_t>(bucket_rows[bucket] * s.x.cols), region_alignment(owner_->caps()));
 }
 
-std::uint64_t linear_program::output_bytes(const product& p, std::size_t bucket) const {
-  return rounded_up(static_cast<std::uint64_t>(bucket_rows[bucket] * p.matrix->op.n) * sizeof(float),
-                    owner_->caps().alignment);
+std::uint64_t linear_program::output_bytes(std::int64_t n, std::size_t bucket, const flywheel_device_caps& caps) {
+  return rounded_up(static_cast<std::uint64_t>(bucket_rows[bucket] * n) * sizeof(float), region_alignment(caps));
+}
+
+std::uint64_t linear_program::largest_buffer(std::span<const flywheel_matmul> ops, const flywheel_device_caps& caps) {
+  constexpr std::size_t largest = bucket_rows.size() - 1;
+  std::uint64_t outputs = 0, input = 0;
+  for (const flywheel_matmul& op : ops) {
+    outputs += output_bytes(op.n, largest, caps);
+    input = static_cast<std::uint64_t>(bucket_rows[largest] * op.k) * 2;  // scales take less than codes
+  }
+  return std::max(outputs, input);
 }
 
 /// One run of one step.
@@ -109,32 +120,41 @@ class linear_program::runner {
   result<void> run() {
     std::vector<job> jobs;
     program_.buckets_.for_each(rows_, [&](std::size_t bucket, std::int64_t first, std::int64_t rows) {
-      jobs.push_back({bucket, first, rows, {}, 0, nullptr});
+      jobs.push_back({bucket, first, rows, {}, 0, false, nullptr});
     });
+    const cleaner at_the_end{*this, jobs};
     // Where a residual is added, the result may lie over it: it is written only when nothing can fail any more, so that
     // another device can do all of it again.
     const bool late = step_.attributes.residual;
     std::size_t finished = 0;
-    const auto finish_next = [&] {
+    const auto finish_next = [&]() -> result<void> {
       job& j = jobs[finished++];
-      const result<void> done = finish(j);
-      if (done && !late) store(j);
-      return done;
-    };
-    result<void> done;
-    for (std::size_t i = 0; i < jobs.size() && done; ++i) {
-      if (b_.stop.stop_requested()) done = error{errc::cancelled, "cancelled", {}};
-      if (done) done = prepare(jobs[i]);
-      if (done && i - finished == owner_.caps().max_in_flight) done = finish_next();
-      if (done) done = submit(jobs[i]);
-      if (done && i > finished) done = finish_next();  // while the device computes job i
-    }
-    while (done && finished < jobs.size()) done = finish_next();
-    for (job& j : jobs) {
-      if (done && late) store(j);
+      FLYWHEEL_CHECK(finish(j));
+      if (late) return {};
+      store(j);
       clean_up(j);
+      return {};
+    };
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      if (b_.stop.stop_requested()) return error{errc::cancelled, "cancelled", {}};
+      FLYWHEEL_CHECK(prepare(jobs[i]));
+      // Places are few, and other runs want them, too: who waits for one holds none.
+      while (!owner_.try_take_place()) {
+        if (finished < i) {
+          FLYWHEEL_CHECK(finish_next());
+        } else {
+          FLYWHEEL_CHECK(wait_for_place());
+          break;
+        }
+      }
+      jobs[i].placed = true;
+      FLYWHEEL_CHECK(submit(jobs[i]));
+      if (i > finished) FLYWHEEL_CHECK(finish_next());  // while the device computes job i
     }
-    return done;
+    while (finished < jobs.size()) FLYWHEEL_CHECK(finish_next());
+    if (late)
+      for (job& j : jobs) store(j);
+    return {};
   }
 
  private:
@@ -156,7 +176,12 @@ class linear_program::runner {
   /// Writes the rounded activations of a bucket.
   result<void> prepare(job& j) const {
     const std::int64_t k = step_.x.cols, groups = step_.groups();
-    FLYWHEEL_TRY(j.memory, program_.pool_->take(j.bucket));
+    std::uint64_t outputs = 0;
+    for (const product& p : step_.products) outputs += output_bytes(p.matrix->op.n, j.bucket, owner_.caps());
+    const std::uint64_t inputs = program_.scales_at(step_, j.bucket) +
+                                 static_cast<std::uint64_t>(bucket_rows[j.bucket] * groups) * sizeof(float);
+    FLYWHEEL_TRY(j.memory.input, program_.pool_->take(inputs));
+    FLYWHEEL_TRY(j.memory.output, program_.pool_->take(outputs));
     void* address = nullptr;
     const vendor_buffer& memory = j.memory.input;
     FLYWHEEL_CHECK(ask("mapping memory", memory.map(FLYWHEEL_MAP_WRITE, address)));
@@ -187,7 +212,7 @@ class linear_program::runner {
     for (std::size_t i = 0; i < step_.products.size(); ++i) {
       weights[i] = {step_.products[i].matrix->memory.get(), 0};
       outputs[i] = {memory.output.get(), at};
-      at += program_.output_bytes(step_.products[i], j.bucket);
+      at += output_bytes(step_.products[i].matrix->op.n, j.bucket, owner_.caps());
     }
     flywheel_bindings bound{};
     bound.size = sizeof bound;
@@ -208,21 +233,38 @@ class linear_program::runner {
     return {};
   }
 
-  /// Until the fence is gone, or the device has had every chance.
+  /// Until the fence is gone, the device has had every chance, or the caller wants to stop: the last two are
+  /// FLYWHEEL_TIMEOUT.
   [[nodiscard]] flywheel_status await(flywheel_fence fence) const {
-    const auto nanoseconds = static_cast<std::uint64_t>(std::chrono::nanoseconds(owner_.options().timeout).count());
+    using std::chrono::nanoseconds;
+    constexpr nanoseconds slice = std::chrono::milliseconds(20);
+    const nanoseconds limit = std::max<nanoseconds>(owner_.options().timeout, std::chrono::milliseconds(1));
     for (int attempt = 0;; ++attempt) {
-      const flywheel_status status = owner_.table().wait(owner_.self(), fence, nanoseconds);
-      if (status != FLYWHEEL_TIMEOUT) return status;
-      if (attempt == 0) owner_.warn("waiting for a submission", status);
-      if (attempt >= owner_.options().retries) return status;
+      for (nanoseconds left = limit; left.count() > 0; left -= slice) {
+        const auto now = static_cast<std::uint64_t>(std::min(left, slice).count());
+        const flywheel_status status = owner_.table().wait(owner_.self(), fence, now);
+        if (status != FLYWHEEL_TIMEOUT || b_.stop.stop_requested()) return status;
+      }
+      if (attempt == 0) owner_.warn("waiting for a submission", FLYWHEEL_TIMEOUT);
+      if (attempt >= owner_.options().retries) return FLYWHEEL_TIMEOUT;
     }
   }
 
-  /// The job's results are there and mapped, or the device is lost.
+  /// Errors: cancelled; device.
+  result<void> wait_for_place() const {
+    while (!owner_.take_place(std::chrono::milliseconds(20))) {
+      if (owner_.lost()) return owner_.lose("the device is lost");
+      if (b_.stop.stop_requested()) return error{errc::cancelled, "cancelled", {}};
+      program_.pool_->collect();  // places that nobody waits for any more
+    }
+    return {};
+  }
+
+  /// The job's results are there and mapped; or the caller wants to stop; or the device is lost.
   result<void> finish(job& j) const {
     for (int attempt = 0;; ++attempt) {
       const flywheel_status status = await(j.fence);
+      if (status == FLYWHEEL_TIMEOUT && b_.stop.stop_requested()) return error{errc::cancelled, "cancelled", {}};
       if (status != FLYWHEEL_TIMEOUT) j.fence = 0;
       if (status == FLYWHEEL_OK) break;
       if (status != FLYWHEEL_TIMEOUT) owner_.warn("waiting for a submission", status);
@@ -230,6 +272,9 @@ class linear_program::runner {
         return owner_.lose("waiting for a submission: " + std::string(to_string_of_status(status)));
       FLYWHEEL_CHECK(submit(j));
     }
+    owner_.give_place();
+    j.placed = false;
+    program_.pool_->give_back(std::move(j.memory.input));
     void* address = nullptr;
     // Biases are added where the products are.
     std::uint32_t access = FLYWHEEL_MAP_READ;
@@ -239,15 +284,33 @@ class linear_program::runner {
     return {};
   }
 
-  /// Nothing may stay behind that uses this job's memory.
-  void clean_up(job& j) const {
+  /// Gives back what the job still has. A submission that has not ended keeps its memory and its place.
+  void clean_up(job& j) const noexcept {
     if (j.results) (void)ask("unmapping memory", j.memory.output.unmap());  // a failure concerns the next run
-    if (j.fence != 0) {
-      const flywheel_status status = owner_.lost() ? owner_.table().wait(owner_.self(), j.fence, 0) : await(j.fence);
-      if (status == FLYWHEEL_TIMEOUT) return;  // the device still has the memory: releasing it ends that
+    j.results = nullptr;
+    try {
+      if (j.fence != 0 && owner_.table().wait(owner_.self(), j.fence, 0) == FLYWHEEL_TIMEOUT) {
+        program_.pool_->abandon(std::exchange(j.fence, 0), std::move(j.memory));
+        j.placed = false;
+      } else {
+        program_.pool_->give_back(std::move(j.memory.input));
+        program_.pool_->give_back(std::move(j.memory.output));
+      }
+    } catch (...) {  // no memory to keep it in a list: releasing it ends what uses it
     }
-    if (j.memory.input.get()) program_.pool_->give_back(j.bucket, std::move(j.memory));
+    j.fence = 0;
+    j.memory = {};
+    if (std::exchange(j.placed, false)) owner_.give_place();
   }
+
+  /// Whatever ends the run.
+  struct cleaner {
+    const runner& of;
+    std::vector<job>& jobs;
+    ~cleaner() {
+      for (job& j : jobs) of.clean_up(j);
+    }
+  };
 
   /// What stands behind the products, in the order and arithmetic of the CPU's kernels. Cannot fail.
   void store(job& j) const {
@@ -264,7 +327,7 @@ class linear_program::runner {
         const product& p = step_.products[i];
         const std::int64_t n = p.matrix->op.n;
         float* y = reinterpret_cast<float*>(from + at) + r * n;
-        at += program_.output_bytes(step_.products[i], j.bucket);
+        at += output_bytes(step_.products[i].matrix->op.n, j.bucket, owner_.caps());
         if (p.bias) kernels.add(y, p.bias, n, y);
         float* out = p.out.in(b_) + row * n;
         if (a.glu) {

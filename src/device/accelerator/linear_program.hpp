@@ -47,6 +47,9 @@ class linear_program final : public executable {
                                                            std::shared_ptr<program_store> programs,
                                                            std::shared_ptr<io_pool> buffers,
                                                            std::shared_ptr<const device_weights> weights);
+  /// Bytes of the largest buffer that a node with these products needs for activations or results.
+  [[nodiscard]] static std::uint64_t largest_buffer(std::span<const flywheel_matmul> ops,
+                                                    const flywheel_device_caps& caps);
   [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens, std::int64_t max_outputs,
                                           unsigned workers) const override;
   [[nodiscard]] result<void> run(const bindings& b) const override;
@@ -82,9 +85,10 @@ class linear_program final : public executable {
 
   linear_program(std::shared_ptr<const vendor_device> owner, std::shared_ptr<io_pool> pool)
       : owner_(std::move(owner)), pool_(std::move(pool)), buckets_(owner_->caps().tile_m) {}
-  /// Where the scales of a bucket's activations begin in its input, and the results of a product in its output.
+  /// Where the scales of a bucket's activations begin in its input.
   [[nodiscard]] std::uint64_t scales_at(const step& s, std::size_t bucket) const;
-  [[nodiscard]] std::uint64_t output_bytes(const product& p, std::size_t bucket) const;
+  /// Of the results of a product, up to the next one's.
+  [[nodiscard]] static std::uint64_t output_bytes(std::int64_t n, std::size_t bucket, const flywheel_device_caps& caps);
   [[nodiscard]] std::int64_t rows_of(const place& p, std::int64_t tokens, std::int64_t outputs) const noexcept {
     return p.outputs ? outputs : tokens;
   }

@@ -7,13 +7,15 @@ namespace flywheel::inline v0::device {
 
 std::string program_store::key_of(const flywheel_part& part, const std::string& fingerprint) const {
   const flywheel_device_caps& c = owner_->caps();
-  std::string key = std::string(c.vendor) + '\n' + c.name + '\n' + c.arch + '\n' + c.driver + '\n' + fingerprint +
-                    '\n' + std::to_string(c.scratch_bytes) + ' ' + std::to_string(c.alignment);
+  std::string key = "part 1, interface " + std::to_string(FLYWHEEL_DEVICE_ABI) + '\n' + std::string(c.vendor) + '\n' +
+                    c.name + '\n' + c.arch + '\n' + c.driver + '\n' + fingerprint + '\n' +
+                    std::to_string(c.scratch_bytes) + ' ' + std::to_string(c.alignment);
   for (std::uint32_t i = 0; i < part.n_ops; ++i) {
     const flywheel_matmul& op = part.ops[i];
+    key += '\n';
     for (const std::int64_t n : {std::int64_t{op.kind}, op.rows, op.n, op.k, std::int64_t{op.weights.bits},
                                  std::int64_t{op.weights.group}, std::int64_t{op.input}})
-      key += (n == op.kind ? '\n' : ' ') + std::to_string(n);
+      key += std::to_string(n) + ' ';
   }
   return key;
 }
@@ -56,26 +58,27 @@ result<std::shared_ptr<const vendor_executable>> program_store::get(std::span<co
   if (const auto at = loaded_.find(key); at != loaded_.end())
     if (auto there = at->second.lock()) return there;
 
+  auto made = std::make_shared<vendor_executable>(owner_);  // before the handle that it is to own
   std::vector<std::byte> blob = cache_.find(key);
-  flywheel_executable* handle = nullptr;
-  const flywheel_status status = owner_->persist("loading a program", [&]() -> flywheel_status {
+  for (bool fresh = false;; fresh = true) {
     if (blob.empty()) {
-      auto made = compile(part);
-      if (!made) return FLYWHEEL_FAILED;
-      blob = *std::move(made);
+      FLYWHEEL_TRY(blob, compile(part));
       cache_.put(key, blob);
+      fresh = true;
     }
-    const flywheel_status loaded = owner_->table().load(owner_->self(), blob.data(), blob.size(), &handle);
-    if (loaded == FLYWHEEL_INCOMPATIBLE || loaded == FLYWHEEL_CORRUPT) {  // compile it again
-      cache_.remove(key);
-      blob.clear();
-    }
-    return loaded;
-  });
-  if (status != FLYWHEEL_OK) return owner_->failure("loading a program", status);
-  auto made = std::make_shared<const vendor_executable>(owner_, handle);
+    const flywheel_status status = owner_->persist("loading a program", [&] {
+      return owner_->table().load(owner_->self(), blob.data(), blob.size(), made->place());
+    });
+    if (status == FLYWHEEL_OK) break;
+    *made->place() = nullptr;
+    // The cache's may be of an older driver; one that was just made gets the device's retries and no more.
+    if (fresh || (status != FLYWHEEL_INCOMPATIBLE && status != FLYWHEEL_CORRUPT))
+      return owner_->failure("loading a program", status);
+    cache_.remove(key);
+    blob.clear();
+  }
   loaded_[key] = made;
-  return made;
+  return std::shared_ptr<const vendor_executable>(std::move(made));
 }
 
 }  // namespace flywheel::inline v0::device

@@ -9,6 +9,7 @@ namespace flywheel::inline v0::device {
 namespace {
 
 constexpr std::uint32_t largest_alignment = 4096;
+constexpr std::uint64_t largest_bytes = std::uint64_t{1} << 48;  ///< Of a buffer: sizes may be added.
 
 /// Text that a device wrote, whether it ended it or not.
 template <std::size_t N>
@@ -28,7 +29,13 @@ bool is_name(std::string_view name) {
 
 result<std::shared_ptr<vendor_device>> vendor_device::adopt(const flywheel_device_table& table,
                                                             accelerator_options options) {
-  std::shared_ptr<vendor_device> made(new vendor_device(table, std::move(options)));
+  std::shared_ptr<vendor_device> made;
+  try {
+    made.reset(new vendor_device(table, std::move(options)));
+  } catch (...) {  // nobody else closes it
+    if (table.close) table.close(table.self);
+    throw;
+  }
   FLYWHEEL_CHECK(made->check());
   return made;
 }
@@ -61,6 +68,8 @@ result<void> vendor_device::check() {
     return wrong("the device's alignment, " + std::to_string(caps_.alignment) + ", is no power of two up to 4096");
   if (caps_.n_weight_formats > FLYWHEEL_MAX_WEIGHT_FORMATS)
     return wrong("the device names " + std::to_string(caps_.n_weight_formats) + " weight formats, more than fit");
+  for (const double n : {caps_.multiply_adds_per_second, caps_.bytes_per_second, caps_.launch_seconds})
+    if (!(n >= 0 && n <= 1e18)) return wrong("the device's rates or times are no numbers that make sense");
   if (caps_.max_in_flight == 0) return wrong("the device takes no submissions (max_in_flight is 0)");
   return {};
 }
@@ -87,13 +96,43 @@ error vendor_device::failure(std::string_view what, flywheel_status status) cons
 
 void vendor_device::warn(std::string_view what, flywheel_status status) const {
   // The end of the device is the error of a run; who goes on then says so.
-  if (options_.log && status != FLYWHEEL_DEVICE_LOST)
+  if (!options_.log || status == FLYWHEEL_DEVICE_LOST) return;
+  try {
     options_.log(log_level::warning, failure(what, status).to_string());
+  } catch (...) {  // a sink that throws, or no memory for the message: work goes on
+  }
 }
 
 error vendor_device::lose(std::string_view why) const {
-  lost_.store(true, std::memory_order_relaxed);
+  {
+    const std::scoped_lock lock(mutex_);
+    lost_.store(true, std::memory_order_relaxed);
+  }
+  freed_.notify_all();
   return {errc::device, std::string(why), caps_.name};
+}
+
+bool vendor_device::try_take_place() const {
+  const std::scoped_lock lock(mutex_);
+  if (in_flight_ >= caps_.max_in_flight) return false;
+  ++in_flight_;
+  return true;
+}
+
+bool vendor_device::take_place(std::chrono::milliseconds patience) const {
+  std::unique_lock lock(mutex_);
+  if (!freed_.wait_for(lock, patience, [&] { return lost() || in_flight_ < caps_.max_in_flight; }) || lost())
+    return false;
+  ++in_flight_;
+  return true;
+}
+
+void vendor_device::give_place() const {
+  {
+    const std::scoped_lock lock(mutex_);
+    --in_flight_;
+  }
+  freed_.notify_one();
 }
 
 vendor_buffer& vendor_buffer::operator=(vendor_buffer&& other) noexcept {
@@ -115,10 +154,10 @@ result<vendor_buffer> vendor_buffer::make(std::shared_ptr<const vendor_device> o
   vendor_buffer made;
   const flywheel_device_caps& caps = owner->caps();
   const flywheel_device_table& table = owner->table();
-  if (caps.max_buffer_bytes != 0 && bytes > caps.max_buffer_bytes)
+  if (bytes > largest_bytes || (caps.max_buffer_bytes != 0 && bytes > caps.max_buffer_bytes))
     return error{errc::device,
                  "a buffer of " + std::to_string(bytes) + " bytes is larger than its limit of " +
-                     std::to_string(caps.max_buffer_bytes),
+                     std::to_string(caps.max_buffer_bytes == 0 ? largest_bytes : caps.max_buffer_bytes),
                  owner->name()};
   made.bytes_ = bytes;
   flywheel_status status = FLYWHEEL_UNSUPPORTED;

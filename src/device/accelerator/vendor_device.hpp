@@ -4,9 +4,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -38,6 +40,12 @@ class vendor_device : public std::enable_shared_from_this<vendor_device> {
   [[nodiscard]] bool lost() const noexcept { return lost_.load(std::memory_order_relaxed); }
   /// From now on it is; returns the error that runs end with.
   error lose(std::string_view why) const;
+  /// A place for one submission, of max_in_flight in all. Taken before submitting, given back when its fence is gone.
+  [[nodiscard]] bool try_take_place() const;
+  /// Waits for one, so long; only for who holds none. False: there was none, or the device is lost.
+  [[nodiscard]] bool take_place(std::chrono::milliseconds patience) const;
+  void give_place() const;
+
   /// Tells the log of one failure, with the device's own words; not of the device's end.
   void warn(std::string_view what, flywheel_status status) const;
   /// "what: status (the device's words)" as an error.
@@ -66,6 +74,9 @@ class vendor_device : public std::enable_shared_from_this<vendor_device> {
   flywheel_device_caps caps_{};
   accelerator_options options_;
   mutable std::atomic<bool> lost_{false};
+  mutable std::mutex mutex_;
+  mutable std::condition_variable freed_;
+  mutable std::uint32_t in_flight_ = 0;  ///< Under mutex_.
 };
 
 /// Memory that the device reads or writes: its own, or the host's where both share memory.
@@ -95,8 +106,7 @@ class vendor_buffer {
 class vendor_executable {
  public:
   vendor_executable() = default;
-  vendor_executable(std::shared_ptr<const vendor_device> owner, flywheel_executable* handle)
-      : owner_(std::move(owner)), handle_(handle) {}
+  explicit vendor_executable(std::shared_ptr<const vendor_device> owner) : owner_(std::move(owner)) {}
   vendor_executable(vendor_executable&& other) noexcept
       : owner_(std::move(other.owner_)), handle_(std::exchange(other.handle_, nullptr)) {}
   vendor_executable& operator=(vendor_executable&&) = delete;
@@ -104,6 +114,8 @@ class vendor_executable {
     if (handle_) owner_->table().unload(owner_->self(), handle_);
   }
   [[nodiscard]] flywheel_executable* get() const noexcept { return handle_; }
+  /// For load().
+  [[nodiscard]] flywheel_executable** place() noexcept { return &handle_; }
 
  private:
   std::shared_ptr<const vendor_device> owner_;
