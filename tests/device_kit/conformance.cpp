@@ -66,7 +66,7 @@ TEST_CASE("each broken device is caught by a check that names its fault") {
       {"code-off-by-one", "pack.unpack", "in row 0, column 0 of matmul"},
       {"code-off-by-one", "results.rows", "results are wrong in a matmul of 1 rows, n 96, k 512"},
       {"fence-forgotten", "fences.in_flight", "fence lost: wait does not know fence"},
-      {"fence-shared", "fences.in_flight", "fence lost: submit gave fence 1 while an earlier submission"},
+      {"fence-shared", "fences.in_flight", "while an earlier submission with that fence has not been waited for"},
       {"fence-never-signalled", "fences.wait", "fence 3 was never signalled: wait timed out after 2 s"},
       {"packed-size-too-small", "pack.size", "pack wrote beyond packed_size"},
       {"packed-size-too-large", "pack.size", "pack wrote less than packed_size"},
