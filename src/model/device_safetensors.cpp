@@ -82,10 +82,11 @@ class joined final : public hugging_face::computed_tensor {
   std::int64_t cols_;
 };
 
-shape with_cols(const shape& dims, std::int64_t cols) {
+std::optional<shape> with_cols(const shape& dims, std::int64_t cols) {
   std::vector<std::int64_t> extents(dims.dims().begin(), dims.dims().end());
   extents.back() = cols;
-  return shape::of(extents).value();
+  const result<shape> made = shape::of(extents);
+  return made ? std::optional(*made) : std::nullopt;
 }
 
 /// What codes and scales make: the types say which format, the shapes must fit it.
@@ -99,11 +100,27 @@ std::optional<std::pair<dtype, shape>> format_of(const io::tensor_info& codes, c
   if (stored > INT64_MAX / 2) return std::nullopt;
   const std::int64_t cols = four ? 2 * stored : stored;
   if (cols == 0 || cols % info(type)->block_elements != 0) return std::nullopt;
-  const shape expected = with_cols(codes.dims, grouped ? cols / 128 : 1);
-  const auto wanted = grouped ? expected.dims() : expected.dims().first(expected.rank() - 1);
+  const std::optional<shape> expected = with_cols(codes.dims, grouped ? cols / 128 : 1),
+                             dims = with_cols(codes.dims, cols);
+  if (!expected || !dims) return std::nullopt;
+  const auto wanted = grouped ? expected->dims() : expected->dims().first(expected->rank() - 1);
   const auto found = scales.dims.dims();
   if (!std::equal(wanted.begin(), wanted.end(), found.begin(), found.end())) return std::nullopt;
-  return std::pair(type, with_cols(codes.dims, cols));
+  return std::pair(type, *dims);
+}
+
+/// Whether integers, alone or in a list, are integers of this size: JSON's conversion does not look.
+template <class T>
+bool fits(const nlohmann::json& json) {
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    if (json.is_number_unsigned()) return std::in_range<T>(json.get<std::uint64_t>());
+    return json.is_number_integer() && std::in_range<T>(json.get<std::int64_t>());
+  } else if constexpr (requires { typename T::value_type; } && !std::is_same_v<T, std::string>) {
+    return json.is_array() && std::all_of(json.begin(), json.end(),
+                                          [](const nlohmann::json& one) { return fits<typename T::value_type>(one); });
+  } else {
+    return true;
+  }
 }
 
 /// The alternative of io::value whose type_name is `name`, from JSON. Throws nlohmann's exceptions.
@@ -114,6 +131,7 @@ std::optional<io::value> from_json(std::string_view name, const nlohmann::json& 
   } else {
     using type = std::variant_alternative_t<I, io::value>;
     if (io::type_name(io::value(std::in_place_index<I>)) != name) return from_json<I + 1>(name, json);
+    if (!fits<type>(json)) return std::nullopt;
     return io::value(std::in_place_index<I>, json.get<type>());
   }
 }
@@ -147,8 +165,9 @@ void plan_safetensors(const io::tensor_plan& tensor, std::vector<io::tensor_plan
   }
   const bool four = is_four_bits(tensor.type), grouped = info(tensor.type)->kind == dtype_kind::block;
   const std::int64_t cols = tensor.dims.cols();
-  const shape groups = with_cols(tensor.dims, grouped ? cols / 128 : 1);
-  plans.push_back({tensor.name, four ? dtype::u8 : dtype::i8, with_cols(tensor.dims, four ? cols / 2 : cols), 0});
+  const shape groups = with_cols(tensor.dims, grouped ? cols / 128 : 1).value();
+  plans.push_back(
+      {tensor.name, four ? dtype::u8 : dtype::i8, with_cols(tensor.dims, four ? cols / 2 : cols).value(), 0});
   plans.push_back({tensor.name + std::string(scales_suffix), grouped ? dtype::f16 : dtype::f32,
                    grouped ? groups : shape::of(groups.dims().first(groups.rank() - 1)).value(), 0});
 }

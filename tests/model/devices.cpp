@@ -353,6 +353,39 @@ TEST_CASE("a model on a device can be cancelled and goes on", "[devices]") {
         0);
 }
 
+TEST_CASE("a submission that never ends is left behind when the caller stops, and does not block those after it",
+          "[devices]") {
+  const temp_folder folder;
+  const auto path = npu_model(folder, dtype::q8_channel);
+  device::accelerator_options with;
+  with.timeout = std::chrono::milliseconds(200);
+  with.retries = 1;
+  simulated s = simulate_with(
+      "xdna-sim", "faults=timeout,fault_rate=1", [](flywheel_device_caps& c) { c.max_in_flight = 1; }, with);
+  {
+    const model m = open_with(path, {s.device});
+    session run = m.new_session().value();
+    std::stop_source stop;
+    std::thread later([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      stop.request_stop();
+    });
+    const auto before = std::chrono::steady_clock::now();
+    const auto done = run.prefill(ids_of(9), {{}, stop.get_token()});
+    const auto took = std::chrono::steady_clock::now() - before;
+    later.join();
+    REQUIRE(!done);
+    CHECK(done.error().code == errc::cancelled);
+    CHECK(took < std::chrono::milliseconds(200) * 2);
+    run.prefill(ids_of(9)).value();
+    CHECK(std::memcmp(run.logits().data(), logits_of(open_with(path, {}), 9, 0).data(), run.logits().size_bytes()) ==
+          0);
+  }
+  s.device.reset();
+  CHECK(s.npu->report().buffers == 0);
+  CHECK(s.npu->report().fences == 0);
+}
+
 TEST_CASE("sessions on several threads share a device", "[devices]") {
   const temp_folder folder;
   const auto path = npu_model(folder, dtype::q8_channel);

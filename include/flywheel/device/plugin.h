@@ -168,7 +168,7 @@ typedef struct flywheel_device_table {
   flywheel_status (*compile)(flywheel_device*, const flywheel_part* part, const flywheel_sink* blob);
   /* FLYWHEEL_INCOMPATIBLE or FLYWHEEL_CORRUPT for blobs it should not run: blobs come from disk. */
   flywheel_status (*load)(flywheel_device*, const void* blob, uint64_t bytes, flywheel_executable** out);
-  void (*unload)(flywheel_device*, flywheel_executable*);
+  void (*unload)(flywheel_device*, flywheel_executable*);  /* no submission uses it any more */
 
   /* Memory. A buffer belongs to the device except between map() and unmap(), when it belongs to the host, which reads
    * and writes it through the address that map() gives. Its contents survive both. When release() returns, the device

@@ -39,15 +39,22 @@ result<vendor_buffer> io_pool::take(std::uint64_t bytes) {
 void io_pool::give_back(vendor_buffer used) {
   if (!used.get()) return;
   const std::scoped_lock lock(mutex_);
+  if (owner_->lost()) {  // nobody takes any more
+    free_.clear();
+    free_bytes_ = 0;
+    return;
+  }
   if (used.bytes() != size_class(used.bytes()) || free_bytes_ + used.bytes() > kept_bytes) return;
   auto& shelf = free_[used.bytes()];
   shelf.push_back(std::move(used));
   free_bytes_ += shelf.back().bytes();
 }
 
-void io_pool::abandon(flywheel_fence fence, io_buffers memory) {
+void io_pool::abandon(flywheel_fence fence, io_buffers memory, std::shared_ptr<const void> program,
+                      std::shared_ptr<const void> weights) {
   const std::scoped_lock lock(mutex_);
-  orphans_.push_back({fence, std::move(memory)});
+  orphans_.push_back(
+      {fence, std::chrono::steady_clock::now(), std::move(program), std::move(weights), std::move(memory)});
 }
 
 void io_pool::collect() {
@@ -57,8 +64,12 @@ void io_pool::collect() {
 
 /// Memory of orphans is not used again: it is released.
 void io_pool::collect_locked() {
+  const auto now = std::chrono::steady_clock::now();
   std::erase_if(orphans_, [&](const orphan& o) {
-    if (owner_->table().wait(owner_->self(), o.fence, 0) == FLYWHEEL_TIMEOUT) return false;
+    if (owner_->table().wait(owner_->self(), o.fence, 0) == FLYWHEEL_TIMEOUT) {
+      if (now - o.since > owner_->patience()) (void)owner_->lose("a submission never ended");
+      return false;
+    }
     owner_->give_place();
     return true;
   });

@@ -2,6 +2,7 @@
 // of a device.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -27,9 +28,10 @@ class io_pool {
   /// A buffer of at least so many bytes; a quarter more at most, so that similar products share them. Errors: device.
   result<vendor_buffer> take(std::uint64_t bytes);
   void give_back(vendor_buffer used);
-  /// The memory of a submission that nobody waits for: it comes back when the submission has ended. Takes over its
-  /// place on the device, too.
-  void abandon(flywheel_fence fence, io_buffers memory);
+  /// A submission that nobody waits for. Its memory, its place on the device and what else it uses are kept until it
+  /// has ended; one that never does makes the device a lost one.
+  void abandon(flywheel_fence fence, io_buffers memory, std::shared_ptr<const void> program,
+               std::shared_ptr<const void> weights);
   /// Looks which abandoned submissions have ended.
   void collect();
 
@@ -37,6 +39,8 @@ class io_pool {
   void collect_locked();
   struct orphan {
     flywheel_fence fence;
+    std::chrono::steady_clock::time_point since;
+    std::shared_ptr<const void> program, weights;
     io_buffers memory;
   };
   std::shared_ptr<const vendor_device> owner_;

@@ -170,7 +170,7 @@ class linear_program::runner {
   result<void> ask(std::string_view what, flywheel_status status) const {
     if (status == FLYWHEEL_OK) return {};
     owner_.warn(what, status);
-    return owner_.lose(std::string(what) + ": " + std::string(to_string_of_status(status)));
+    return owner_.lose(what, status);
   }
 
   /// Writes the rounded activations of a bucket.
@@ -228,7 +228,7 @@ class linear_program::runner {
     });
     if (status != FLYWHEEL_OK) {
       j.fence = 0;
-      return owner_.lose("submitting: " + std::string(to_string_of_status(status)));
+      return owner_.lose("submitting", status);
     }
     return {};
   }
@@ -238,9 +238,8 @@ class linear_program::runner {
   [[nodiscard]] flywheel_status await(flywheel_fence fence) const {
     using std::chrono::nanoseconds;
     constexpr nanoseconds slice = std::chrono::milliseconds(20);
-    const nanoseconds limit = std::max<nanoseconds>(owner_.options().timeout, std::chrono::milliseconds(1));
     for (int attempt = 0;; ++attempt) {
-      for (nanoseconds left = limit; left.count() > 0; left -= slice) {
+      for (nanoseconds left = owner_.timeout(); left.count() > 0; left -= slice) {
         const auto now = static_cast<std::uint64_t>(std::min(left, slice).count());
         const flywheel_status status = owner_.table().wait(owner_.self(), fence, now);
         if (status != FLYWHEEL_TIMEOUT || b_.stop.stop_requested()) return status;
@@ -269,7 +268,7 @@ class linear_program::runner {
       if (status == FLYWHEEL_OK) break;
       if (status != FLYWHEEL_TIMEOUT) owner_.warn("waiting for a submission", status);
       if (status != FLYWHEEL_FAILED || attempt >= owner_.options().retries)
-        return owner_.lose("waiting for a submission: " + std::string(to_string_of_status(status)));
+        return owner_.lose("waiting for a submission", status);
       FLYWHEEL_CHECK(submit(j));
     }
     owner_.give_place();
@@ -286,11 +285,12 @@ class linear_program::runner {
 
   /// Gives back what the job still has. A submission that has not ended keeps its memory and its place.
   void clean_up(job& j) const noexcept {
-    if (j.results) (void)ask("unmapping memory", j.memory.output.unmap());  // a failure concerns the next run
-    j.results = nullptr;
     try {
+      if (std::exchange(j.results, nullptr))
+        (void)ask("unmapping memory", j.memory.output.unmap());  // a failure concerns the next run
       if (j.fence != 0 && owner_.table().wait(owner_.self(), j.fence, 0) == FLYWHEEL_TIMEOUT) {
-        program_.pool_->abandon(std::exchange(j.fence, 0), std::move(j.memory));
+        program_.pool_->abandon(std::exchange(j.fence, 0), std::move(j.memory), step_.programs[j.bucket],
+                                program_.weights_);
         j.placed = false;
       } else {
         program_.pool_->give_back(std::move(j.memory.input));

@@ -66,14 +66,17 @@ result<std::shared_ptr<const vendor_executable>> program_store::get(std::span<co
       cache_.put(key, blob);
       fresh = true;
     }
+    // A blob of the cache may be of an older driver: it is compiled again rather than loaded again.
+    bool stale = false;
     const flywheel_status status = owner_->persist("loading a program", [&] {
-      return owner_->table().load(owner_->self(), blob.data(), blob.size(), made->place());
+      const flywheel_status loaded = owner_->table().load(owner_->self(), blob.data(), blob.size(), made->place());
+      if (loaded != FLYWHEEL_OK) *made->place() = nullptr;
+      stale = !fresh && (loaded == FLYWHEEL_INCOMPATIBLE || loaded == FLYWHEEL_CORRUPT);
+      if (stale) owner_->warn("loading a program", loaded);
+      return stale ? FLYWHEEL_OK : loaded;
     });
-    if (status == FLYWHEEL_OK) break;
-    *made->place() = nullptr;
-    // The cache's may be of an older driver; one that was just made gets the device's retries and no more.
-    if (fresh || (status != FLYWHEEL_INCOMPATIBLE && status != FLYWHEEL_CORRUPT))
-      return owner_->failure("loading a program", status);
+    if (status != FLYWHEEL_OK) return owner_->failure("loading a program", status);
+    if (!stale) break;
     cache_.remove(key);
     blob.clear();
   }

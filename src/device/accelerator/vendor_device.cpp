@@ -29,13 +29,15 @@ bool is_name(std::string_view name) {
 
 result<std::shared_ptr<vendor_device>> vendor_device::adopt(const flywheel_device_table& table,
                                                             accelerator_options options) {
-  std::shared_ptr<vendor_device> made;
+  std::unique_ptr<vendor_device> own;
   try {
-    made.reset(new vendor_device(table, std::move(options)));
+    own.reset(new vendor_device(table, std::move(options)));
   } catch (...) {  // nobody else closes it
     if (table.close) table.close(table.self);
     throw;
   }
+  std::shared_ptr<vendor_device> made(std::move(own));
+  made->options_.retries = std::clamp(made->options_.retries, 0, 1000);
   FLYWHEEL_CHECK(made->check());
   return made;
 }

@@ -2,6 +2,7 @@
 // words.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -36,10 +37,19 @@ class vendor_device : public std::enable_shared_from_this<vendor_device> {
   [[nodiscard]] std::string name() const { return caps_.name; }
   [[nodiscard]] result<std::string> fingerprint() const;
 
+  /// How long a submission may take, all in all.
+  [[nodiscard]] std::chrono::nanoseconds patience() const noexcept { return timeout() * (options_.retries + 1); }
+  [[nodiscard]] std::chrono::nanoseconds timeout() const noexcept {
+    using std::chrono::milliseconds;
+    return std::clamp(options_.timeout, milliseconds(1), milliseconds(std::chrono::hours(24 * 365)));
+  }
+
   /// Whether the device was found to be lost; nothing is asked of it any more then.
   [[nodiscard]] bool lost() const noexcept { return lost_.load(std::memory_order_relaxed); }
   /// From now on it is; returns the error that runs end with.
   error lose(std::string_view why) const;
+  /// The same for a call that failed, with the device's own words.
+  error lose(std::string_view what, flywheel_status status) const { return lose(failure(what, status).message); }
   /// A place for one submission, of max_in_flight in all. Taken before submitting, given back when its fence is gone.
   [[nodiscard]] bool try_take_place() const;
   /// Waits for one, so long; only for who holds none. False: there was none, or the device is lost.
