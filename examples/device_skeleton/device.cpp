@@ -42,7 +42,6 @@ struct flywheel_device {
 };
 
 namespace {
-
 constexpr uint32_t alignment = 64, max_in_flight = 64, lanes = 8;
 constexpr uint64_t memory_limit = uint64_t{1} << 32, one_hour = 3600000000000;
 constexpr char fingerprint_text[] = "skeleton-1;host;loops-1";
@@ -228,7 +227,13 @@ flywheel_status load(flywheel_device*, const void* bytes, uint64_t size, flywhee
   return FLYWHEEL_OK;
 }
 
-void unload(flywheel_device*, flywheel_executable* program) { delete program; }
+// The host may give back what a submission still uses that it no longer waits for. The queue is short: wait for all.
+void finish_all(flywheel_device* d) {
+  std::unique_lock lock(d->mutex);
+  d->some_done.wait(lock, [&] { return d->done == d->submitted; });
+}
+
+void unload(flywheel_device* d, flywheel_executable* program) { finish_all(d), delete program; }
 flywheel_status alloc(flywheel_device*, uint64_t bytes, flywheel_buffer** out) {
   if (bytes > memory_limit) return refuse(FLYWHEEL_OUT_OF_MEMORY, "a buffer has at most 4 GiB");
   auto* memory = static_cast<unsigned char*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment));
@@ -248,8 +253,8 @@ flywheel_status map(flywheel_device*, flywheel_buffer* buffer, uint32_t, void** 
   return FLYWHEEL_OK;
 }
 flywheel_status unmap(flywheel_device*, flywheel_buffer*) { return FLYWHEEL_OK; }
-
-void release(flywheel_device*, flywheel_buffer* buffer) {
+void release(flywheel_device* d, flywheel_buffer* buffer) {
+  finish_all(d);
   if (buffer->owned) std::free(buffer->memory);
   delete buffer;
 }
@@ -278,10 +283,6 @@ flywheel_status wait(flywheel_device* d, flywheel_fence fence, uint64_t nanoseco
 
 void last_error(flywheel_device*, char* out, uint32_t room) { std::snprintf(out, room, "%s", last_failure); }
 
-// The factory. -------------------------------------------------------------------------------------------------------
-
-const char* device_name(uint32_t) { return "skeleton"; }
-
 flywheel_status open_device(uint32_t, const char* options, flywheel_device_table* out) {
   if (options != nullptr && options[0] != 0) return FLYWHEEL_INVALID_ARGUMENT;
   auto* d = new flywheel_device;
@@ -290,10 +291,9 @@ flywheel_status open_device(uint32_t, const char* options, flywheel_device_table
                load, unload, alloc,        import_host, map,         unmap, release,     submit, wait,   last_error},
               out);
 }
-
 }  // namespace
 
 extern "C" flywheel_status flywheel_device_open(uint32_t abi, flywheel_device_factory* out) {
   if (abi != FLYWHEEL_DEVICE_ABI) return FLYWHEEL_INCOMPATIBLE;
-  return give({0, 1, device_name, open_device}, out);
+  return give({0, 1, [](uint32_t) { return "skeleton"; }, open_device}, out);
 }

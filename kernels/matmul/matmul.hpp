@@ -35,7 +35,7 @@ struct matmul_args {
   std::int64_t y_stride = 0;            ///< Floats between rows of y.
   /// How far ahead of the weights to prefetch into L1, and twice that into L2; 0: not at all. Never changes results.
   /// For weights that come from memory 4 to 16 KB are the useful range (measured on Zen 5 and Emerald Rapids); kernels
-  /// of x86_zen4 never prefetch.
+  /// of x86_zen4 prefetch only where products of several rows outlast memory.
   std::size_t prefetch_bytes = 8192;
   matmul_epilogue epilogue;  ///< Pointers as for y: at row `row_begin`, first column.
 };

@@ -62,8 +62,8 @@ void device_args::declare_devices(CLI::App& app) {
       ->expected(1)
       ->take_all();
   app.add_option("--min-work", min_work,
-                 "Operations with fewer multiply-adds per token stay on the CPU; default: what a device's submission "
-                 "costs, in multiply-adds of the CPU")
+                 "Operations with fewer multiply-adds per token stay on the CPU; default: 0.5 per nanosecond of what "
+                 "a device says that a submission costs")
       ->check(CLI::NonNegativeNumber);
 }
 

@@ -33,7 +33,7 @@ action declare_plan(CLI::App& app) {
       "\nExamples:\n"
       "  flywheel devices plan model.gguf -d hexagon-sim\n"
       "  flywheel devices plan model.gguf -d ./libvendor_npu.so,hexagon-sim --all\n"
-      "  flywheel devices plan model.gguf -d xdna-sim?scratch=65536 --json");
+      "  flywheel devices plan model.gguf -d 'xdna-sim?scratch=65536' --json");
   return [args] { return plan_devices(*args); };
 }
 

@@ -210,7 +210,7 @@ void check_refusals(bench& b) {
   op = make_op(1, 256, 512, {8, 7});
   refused(op, "a scale per 7 elements, which caps does not declare");
   op = make_op(1, 256, 131072, b.formats().front());
-  refused(op, "k 131072, whose sums overflow int32");
+  refused(op, "k 131072, more than the 131071 of the interface");
 }
 
 constexpr check interface_list[] = {

@@ -56,7 +56,7 @@ int run(int argc, char** argv) {
       "Exit code: 0 when every mandatory check passed, 1 when one failed or the device cannot be opened, 2 for wrong "
       "usage.\n\nExamples:\n"
       "  flywheel-device-conformance ./my_device.so --quick\n"
-      "  flywheel-device-conformance ./my_device.so:big?clock=low --report report.md\n"
+      "  flywheel-device-conformance './my_device.so:big?clock=low' --report report.md\n"
       "  flywheel-device-conformance xdna-sim --json");
   try {
     app.parse(argc, argv);

@@ -22,7 +22,7 @@ struct accelerator_options {
   std::uint64_t blob_cache_bytes = std::uint64_t{256} << 20;  ///< The least recently used go first beyond that.
   std::chrono::milliseconds timeout{10000};                   ///< A submission that takes longer is late.
   /// After a failure that is not the device's end, so often a submission, program or upload is tried again, and a late
-  /// submission is waited for once more. Then the device is taken for lost.
+  /// submission waited for again, `timeout` each time. Then the device is taken for lost.
   int retries = 3;
   /// Products with fewer multiply-adds per row are not worth a submission; below 0: derived from launch_seconds.
   std::int64_t min_multiply_adds = -1;

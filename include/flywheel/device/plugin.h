@@ -5,8 +5,8 @@
  *
  * docs/device-guide.md takes an engineer through it; `flywheel-device-conformance PLUGIN` checks a device against it.
  *
- * Conventions. Sizes are bytes, times seconds unless a name says otherwise. Structs begin with their size: the side that
- * fills one writes no further than `size`, the side that reads one takes what lies beyond as zero. Functions return a
+ * Conventions. Sizes are bytes, times seconds unless a name says otherwise. Structs that may grow begin with their size:
+ * the side that fills one writes no further than `size`, the side that reads one takes what lies beyond as zero. Functions return a
  * flywheel_status; they neither throw nor exit. All of them may be called from several threads at once, except that one
  * buffer is mapped and unmapped by one thread at a time. Plain C99. */
 #ifndef FLYWHEEL_DEVICE_PLUGIN_H
@@ -56,7 +56,8 @@ typedef struct flywheel_device_caps {
   uint64_t memory_bytes;           /* for buffers; 0: the host's */
   uint64_t max_buffer_bytes;       /* 0: no limit of its own */
   uint32_t queues;                 /* that work side by side */
-  uint32_t max_in_flight;          /* submissions; at least 1 */
+  uint32_t max_in_flight;          /* submissions at a time, at least 1: from submit() until wait() has answered something
+                                    * other than FLYWHEEL_TIMEOUT; the core has no more */
   uint32_t static_shapes;          /* 1: programs are compiled for one number of rows */
   uint32_t unified_memory;         /* 1: import_host works */
   double multiply_adds_per_second; /* peak with 8-bit weights, for plans; 0: unknown */
@@ -83,7 +84,7 @@ typedef struct flywheel_matmul {
   int64_t rows; /* 0 in a query: any number */
   int64_t n, k;
   flywheel_weight_format weights;
-  uint32_t input; /* which of the part's inputs x is; all ops of one input have the same k and group */
+  uint32_t input; /* which of the part's inputs x is; all ops of one input have the same rows, k and group */
 } flywheel_matmul;
 
 /* A device's answer about an operation. */
@@ -168,10 +169,11 @@ typedef struct flywheel_device_table {
   flywheel_status (*compile)(flywheel_device*, const flywheel_part* part, const flywheel_sink* blob);
   /* FLYWHEEL_INCOMPATIBLE or FLYWHEEL_CORRUPT for blobs it should not run: blobs come from disk. */
   flywheel_status (*load)(flywheel_device*, const void* blob, uint64_t bytes, flywheel_executable** out);
-  void (*unload)(flywheel_device*, flywheel_executable*);  /* no submission uses it any more */
+  /* When it returns, the device no longer uses the program: a submission of it that has not ended fails. */
+  void (*unload)(flywheel_device*, flywheel_executable*);
 
   /* Memory. A buffer belongs to the device except between map() and unmap(), when it belongs to the host, which reads
-   * and writes it through the address that map() gives. Its contents survive both. When release() returns, the device
+   * and writes it through the address that map() gives. Its contents survive both, as far as the access allows. When release() returns, the device
    * no longer touches the memory: a submission that has not ended fails. */
   flywheel_status (*alloc)(flywheel_device*, uint64_t bytes, flywheel_buffer** out);
   /* (optional) The host's own memory as a buffer, without a copy; `memory` is aligned to caps.alignment and stays
@@ -182,12 +184,13 @@ typedef struct flywheel_device_table {
   void (*release)(flywheel_device*, flywheel_buffer*);
 
   /* Runs a program once all of `waits` are signalled; returns at once, with a fence (not 0) for its end. Submissions may
-   * overtake each other unless fences order them. Buffers are unmapped and stay until then. Neither compiles nor
+   * overtake each other unless fences order them; fences of `waits` that are 0 or gone count as signalled, and so does
+   * one whose submission failed. Buffers are unmapped and stay until then. Neither compiles nor
    * allocates. FLYWHEEL_FAILED: it was not accepted, and there is no fence. */
   flywheel_status (*submit)(flywheel_device*, flywheel_executable*, const flywheel_bindings*, const flywheel_fence* waits,
                             uint32_t n_waits, flywheel_fence* out);
   /* Until the submission has ended or `nanoseconds` have passed. Each fence is waited for until something other than
-   * FLYWHEEL_TIMEOUT is returned, and is gone then. FLYWHEEL_FAILED: its outputs are not to be used. */
+   * FLYWHEEL_TIMEOUT is returned, and is gone then; or never again, once what its submission uses was released. FLYWHEEL_FAILED: its outputs are not to be used. */
   flywheel_status (*wait)(flywheel_device*, flywheel_fence, uint64_t nanoseconds);
 
   /* (optional) What the last failure on this thread was, for people. Zero-ended. */

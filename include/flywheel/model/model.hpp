@@ -57,7 +57,7 @@ struct footprint {
 class FLYWHEEL_API model {
  public:
   model() noexcept = default;
-  /// Opens a file or a Hugging Face folder (open_model_archive), packs its weights for the CPU in parallel. Errors:
+  /// Opens a file or a Hugging Face folder (open_model_archive), packs its weights for its devices in parallel. Errors:
   /// those of open_model_archive and text::tokenizer::from_metadata; unsupported for an architecture or tensor type
   /// that is not known (named in the message); malformed for missing or contradictory keys and tensors; cancelled;
   /// out_of_memory.
