@@ -351,21 +351,27 @@ const variant variants[] = {
     {"gemma4", 4, 4, gemma4_tensors},
 };
 
+tiny_model write_variant(const std::filesystem::path& path, const variant& v, dtype weights) {
+  tiny_model m;
+  m.architecture = v.name;
+  m.layers = v.layers;
+  m.experts = v.experts;
+  m.weights = weights;
+  m.vocabulary = false;
+  write_tiny_model(path, m, [&](io::metadata& meta, tensors& list) {
+    editor e{meta, list, m};
+    v.edit(e);
+  });
+  return m;
+}
+
 }  // namespace
 
 TEST_CASE("Every architecture's model equals the meaning of its graph, plain and optimized") {
   for (const variant& v : variants) {
     INFO(v.name << ", " << v.layers << " layers, " << v.experts << " experts");
-    tiny_model m;
-    m.architecture = v.name;
-    m.layers = v.layers;
-    m.experts = v.experts;
-    m.vocabulary = false;
     const temp_folder folder;
-    write_tiny_model(folder / "m.gguf", m, [&](io::metadata& meta, tensors& list) {
-      editor e{meta, list, m};
-      v.edit(e);
-    });
+    const tiny_model m = write_variant(folder / "m.gguf", v, dtype::f32);
     const io::archive file = io::archive::open(folder / "m.gguf").value();
     const detail::hyperparameters h = detail::read_hyperparameters(file).value();
     const graph::graph plain =
@@ -402,16 +408,8 @@ TEST_CASE("Every architecture's model equals the meaning of its graph, plain and
 TEST_CASE("Every architecture's model gives the same logits on simulated NPUs, bit for bit", "[devices]") {
   for (const variant& v : variants) {
     INFO(v.name << ", " << v.layers << " layers, " << v.experts << " experts");
-    tiny_model m;
-    m.architecture = v.name;
-    m.layers = v.layers;
-    m.experts = v.experts;
-    m.weights = dtype::q8_channel;
     const temp_folder folder;
-    write_tiny_model(folder / "m.gguf", m, [&](io::metadata& meta, tensors& list) {
-      editor e{meta, list, m};
-      v.edit(e);
-    });
+    const tiny_model m = write_variant(folder / "m.gguf", v, dtype::q8_channel);
     std::vector<token_id> ids(70);
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<token_id>(i * 7919 + 31) % m.vocab;
     const auto logits = [&](std::vector<std::shared_ptr<const device::device>> devices) {

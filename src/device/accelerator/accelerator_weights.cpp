@@ -139,8 +139,8 @@ result<void> accelerator_weights::upload(const graph::weight_info& weight, vendo
   const io::tensor_info& tensor = *file.find(weight.name);
   const auto n = static_cast<std::size_t>(m.op.n), k = static_cast<std::size_t>(m.op.k);
   const auto groups = static_cast<std::size_t>(groups_of(m.op));
-  std::vector<std::int8_t> codes(n * k);
-  std::vector<float> scales(n * groups);
+  std::vector<std::int8_t> codes(n * k);  // [n, k]
+  std::vector<float> scales(n * groups);  // [n, groups]
   {
     buffer scratch;
     FLYWHEEL_TRY(const std::span<const std::byte> source, file.bytes(tensor, scratch));

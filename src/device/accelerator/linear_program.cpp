@@ -185,10 +185,10 @@ class linear_program::runner {
     void* address = nullptr;
     const vendor_buffer& memory = j.memory.input;
     FLYWHEEL_CHECK(ask("mapping memory", memory.map(FLYWHEEL_MAP_WRITE, address)));
-    auto* codes = static_cast<std::int8_t*>(address);
+    auto* codes = static_cast<std::int8_t*>(address);  // [bucket rows, k]; scales: [bucket rows, groups]
     auto* scales = reinterpret_cast<float*>(codes + program_.scales_at(step_, j.bucket));
     const float* x = step_.x.in(b_) + j.first * k;
-    auto* normed = reinterpret_cast<float*>(b_.scratch) + j.first * k;
+    auto* normed = reinterpret_cast<float*>(b_.scratch) + j.first * k;  // as x: [rows, k]
     const kernels::kernel_set& kernels = *program_.kernels_;
     for_rows(j.rows, k, [&](std::int64_t r) {
       const float* row = x + r * k;
@@ -314,7 +314,7 @@ class linear_program::runner {
 
   /// What stands behind the products, in the order and arithmetic of the CPU's kernels. Cannot fail.
   void store(job& j) const {
-    std::byte* const from = j.results;
+    std::byte* const from = j.results;  // f32 [bucket rows, n] of each product, one behind the other
     const graph::linear_attributes& a = step_.attributes;
     const kernels::kernel_set& kernels = *program_.kernels_;
     const std::int64_t width = step_.products[0].out.cols;

@@ -1,7 +1,6 @@
-#include <cstring>
+#include "src/device/accelerator/program_store.hpp"
 
 #include "flywheel/detail/try.hpp"
-#include "src/device/accelerator/linear_program.hpp"
 
 namespace flywheel::inline v0::device {
 
