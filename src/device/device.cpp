@@ -1,5 +1,7 @@
 #include "flywheel/device/device.hpp"
 
+#include "flywheel/device/observer.hpp"
+
 #include "flywheel/detail/try.hpp"
 #include "flywheel/graph/work.hpp"
 
@@ -46,6 +48,7 @@ std::vector<std::pair<const graph::graph*, std::uint32_t>> nodes_of(std::span<co
 }
 
 device_weights::~device_weights() = default;
+observer::~observer() = default;
 executable::~executable() = default;
 device::~device() = default;
 

@@ -1,0 +1,47 @@
+// Seeing activations: what goes into a model's weights while it runs. Importance matrices, Hessians, pruning scores and
+// routers' statistics are observers.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "flywheel/core/config.hpp"
+
+namespace flywheel::inline v0::device {
+
+/// A place in the graph where activations can be seen: the input of one or several weights.
+struct observation_point {
+  std::vector<std::string> weights;  ///< Tensors that multiply these activations: attn_q, attn_k and attn_v of a layer.
+  std::int64_t cols = 0;             ///< Elements of a row: the weights' columns.
+  std::int64_t n_experts = 0;        ///< 0: no experts; each expert sees rows of its own.
+};
+
+/// Activations at one point.
+struct observed_rows {
+  std::uint32_t point = 0;
+  std::int64_t expert = 0;   ///< Which expert's, where the point has experts.
+  const float* x = nullptr;  ///< [rows, cols], one row after the other.
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+
+/// Passive: what it sees is the exact f32 input of the weights' products, which it must not change.
+class FLYWHEEL_API observer {
+ public:
+  virtual ~observer();
+  /// Once, while the model is opened: all points, in the order of the graph.
+  virtual void begin(std::span<const observation_point> points) = 0;
+  /// Whether the point is wanted; those that are not cost nothing. Asked right after begin().
+  [[nodiscard]] virtual bool wants(const observation_point& point) const {
+    (void)point;
+    return true;
+  }
+  /// Called by all workers of a run with the same rows at about the same time; worker w of `workers` does its share,
+  /// by columns or tiles, never by rows: then sums do not depend on the number of threads. Runs of several sessions at
+  /// once call it at once: the observer says in its own documentation whether it takes that.
+  virtual void observe(const observed_rows& seen, unsigned worker, unsigned workers) noexcept = 0;
+};
+
+}  // namespace flywheel::inline v0::device

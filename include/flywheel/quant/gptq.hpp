@@ -1,0 +1,38 @@
+// Rounding with error feedback: what rounding one column loses is made up by the columns after it (GPTQ, Frantar et al.
+// 2023), on the grids of GGUF's block formats and of flywheel's own.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "flywheel/core/config.hpp"
+#include "flywheel/core/context.hpp"
+#include "flywheel/core/progress.hpp"
+#include "flywheel/core/result.hpp"
+#include "flywheel/core/tensor.hpp"
+#include "flywheel/quant/recipe.hpp"
+
+namespace flywheel::inline v0::quant {
+
+/// Second moments of the activations that go into a weight: sum of x x^T over rows x [n].
+struct gram_matrix {
+  std::int64_t n = 0;
+  std::vector<float> sums;  ///< [n, n], symmetric.
+  double rows = 0;          ///< How many x were summed.
+};
+
+struct gptq_options {
+  rounding method = rounding::search;  ///< How grids are fitted.
+  bool act_order = false;  ///< Columns by falling activation energy, on grids fixed beforehand; else left to right, on
+                           ///< grids fitted to the columns as they are when their block's turn comes.
+  float damping = 0.01F;   ///< Of the mean diagonal; times 10 until the factorization succeeds.
+};
+
+/// w [n_out, k] of any type with a decoder, activations' second moments of size k. Errors: invalid_argument (sizes, NaN
+/// or infinity naming its place), unsupported (a type without grid), out_of_memory, cancelled.
+[[nodiscard]] FLYWHEEL_API result<tensor> gptq(const tensor_view& w, const gram_matrix& activations, dtype type,
+                                               const gptq_options& options = {}, const context& ctx = {},
+                                               const control& control = {});
+
+}  // namespace flywheel::inline v0::quant
