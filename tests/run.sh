@@ -10,7 +10,7 @@ usage: tests/run.sh [JOB...] [--all]
 
 Installs what is missing (cmake/bootstrap.sh), builds under build-test/ with warnings as errors, and runs:
   release   g++ Release build, the whole test suite                      (default)
-  install   installed copies, static and shared, used by outside projects (default)
+  install   installed copies, static and shared, used by outside projects
   clang     the second compiler: clang 16 or later, Release, core, kernels and device (asan compiles and runs all with it)
   asan      all but the conformance kit's own suite under AddressSanitizer and UndefinedBehaviorSanitizer
   tsan      core, device, measure and what of model starts threads, under ThreadSanitizer
@@ -31,7 +31,7 @@ for argument in "$@"; do
     *) usage >&2; exit 2 ;;
   esac
 done
-[ -n "$jobs" ] || jobs="release install"
+[ -n "$jobs" ] || jobs=release
 
 groups="--tests"
 case " $jobs " in *" clang "*|*" asan "*|*" tsan "*) groups="$groups --clang" ;; esac
