@@ -13,6 +13,7 @@
 #include "kernels/delta_net/delta_net.hpp"
 #include "kernels/matmul/matmul.hpp"
 #include "kernels/norm/norm.hpp"
+#include "kernels/quantize/quantize.hpp"
 #include "kernels/roof/roof.hpp"
 #include "kernels/rope/rope.hpp"
 
@@ -38,6 +39,7 @@ struct kernel_set {
   softcap_fn softcap;
   f32_to_f16_fn f32_to_f16;
   f32_to_q8_fn f32_to_q8;
+  quantize_fn quantize;
   int8_dots_fn int8_dots;
   f32_fmas_fn f32_fmas;
   bf16_dots_fn bf16_dots;

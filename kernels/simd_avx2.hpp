@@ -14,6 +14,7 @@ alignas(32) constexpr std::int32_t avx2_first[16] = {-1, -1, -1, -1, -1, -1, -1,
 
 struct simd {
   using floats = __m256;
+  using mask = __m256;
   using bytes = __m256i;
   static constexpr int width = 8;
   static constexpr int registers = 16;
@@ -43,6 +44,9 @@ struct simd {
     const __m256 bit = _mm256_set1_ps(-0.0f);
     return _mm256_or_ps(_mm256_and_ps(bit, sign), _mm256_andnot_ps(bit, x));
   }
+  static floats round(floats x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static mask less(floats a, floats b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static floats select(mask which, floats yes, floats no) { return _mm256_blendv_ps(no, yes, which); }
   static floats scale_power(floats x, floats n) {
     // In two factors, both normal numbers for |n| <= 252, so that results may be denormal or infinite.
     const __m256i whole = _mm256_cvtps_epi32(n);
@@ -167,6 +171,7 @@ struct simd {
   }
   static bytes as_bytes(floats x) { return _mm256_castps_si256(x); }
   static floats as_floats(bytes bits) { return _mm256_castsi256_ps(bits); }
+  static bytes to_words(floats x) { return _mm256_cvtps_epi32(x); }
   static floats to_floats(bytes words) { return _mm256_cvtepi32_ps(words); }
 
   // What attention over quantized keys and values needs besides (kernels/attention/float_pages.hpp).

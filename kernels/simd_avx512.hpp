@@ -18,6 +18,7 @@ namespace {
 
 struct simd {
   using floats = __m512;
+  using mask = __mmask16;
   using bytes = __m512i;
   static constexpr int width = 16;  ///< Floats in a vector.
   static constexpr int registers = 32;
@@ -47,6 +48,9 @@ struct simd {
     const __m512i bit = _mm512_set1_epi32(INT32_MIN);
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign), _mm512_castps_si512(x), 0xca));
   }
+  static floats round(floats x) { return _mm512_roundscale_ps(x, 8); }  ///< Ties to even.
+  static mask less(floats a, floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }  ///< False where one is NaN.
+  static floats select(mask which, floats yes, floats no) { return _mm512_mask_blend_ps(which, no, yes); }
   /// x * 2^n; n integral.
   static floats scale_power(floats x, floats n) { return _mm512_scalef_ps(x, n); }
   /// Adjacent elements exchanged: 1 0 3 2 ...
@@ -143,6 +147,7 @@ struct simd {
   }
   static bytes as_bytes(floats x) { return _mm512_castps_si512(x); }
   static floats as_floats(bytes bits) { return _mm512_castsi512_ps(bits); }
+  static bytes to_words(floats x) { return _mm512_cvtps_epi32(x); }
   static floats to_floats(bytes words) { return _mm512_cvtepi32_ps(words); }
   /// acc + sum of four products, unsigned a, signed b; exact.
   static bytes dot4(bytes acc, bytes a, bytes b) { return _mm512_dpbusd_epi32(acc, a, b); }

@@ -12,6 +12,7 @@ namespace {
 
 struct simd {
   using floats = float32x4_t;
+  using mask = uint32x4_t;
   using bytes = uint8x16_t;
   static constexpr int width = 4;
   static constexpr int registers = 32;
@@ -59,6 +60,9 @@ struct simd {
   static floats min(floats a, floats b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
   static floats abs(floats x) { return vabsq_f32(x); }
   static floats copy_sign(floats x, floats sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, x); }
+  static floats round(floats x) { return vrndnq_f32(x); }
+  static mask less(floats a, floats b) { return vcltq_f32(a, b); }
+  static floats select(mask which, floats yes, floats no) { return vbslq_f32(which, yes, no); }
   static floats scale_power(floats x, floats n) {
     // In two factors, both normal numbers for |n| <= 252, so that results may be denormal or infinite.
     const int32x4_t whole = vcvtq_s32_f32(n);
@@ -157,6 +161,7 @@ struct simd {
   }
   static bytes as_bytes(floats x) { return vreinterpretq_u8_f32(x); }
   static floats as_floats(bytes bits) { return vreinterpretq_f32_u8(bits); }
+  static bytes to_words(floats x) { return from_words(vcvtnq_s32_f32(x)); }
   static floats to_floats(bytes x) { return vcvtq_f32_s32(words(x)); }
   /// acc + sum of four products, both signed; exact.
   static bytes dot4(bytes acc, bytes a, bytes b) {

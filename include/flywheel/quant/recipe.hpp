@@ -6,15 +6,11 @@
 
 #include "flywheel/core/config.hpp"
 #include "flywheel/core/dtype.hpp"
+#include "flywheel/formats/encoding/rounding.hpp"
 
 namespace flywheel::inline v0::quant {
 
-/// How scales and codes of a group are found, from fast to good. Errors are weighted by importance where it is given.
-enum class rounding : std::uint8_t {
-  nearest,  ///< The scale that the largest value asks for, each value to its nearest level ("rtn").
-  search,   ///< Many scales tried, the best refined by weighted least squares.
-  greedy,   ///< The same, then codes stepped one by one as long as the weighted error falls.
-};
+using formats::rounding;
 
 struct recipe {
   dtype type = dtype::q4_k;

@@ -1,0 +1,114 @@
+// Scales (and offsets) of single groups.
+#pragma once
+
+#include "flywheel/formats/encoding/levels.hpp"
+#include "flywheel/formats/encoding/measure.hpp"
+#include "flywheel/formats/encoding/rounding.hpp"
+
+namespace flywheel::inline v0::formats::encoding {
+
+/// Points spread evenly over the unit square: the second coordinate goes in steps of the golden ratio.
+template <class S>
+struct lattice_point {
+  float x, y;
+  lattice_point(int i, int n) : x((static_cast<float>(i) + 0.5F) / static_cast<float>(n)) {
+    const float turns = 0.618034F * static_cast<float>(i + 1);
+    y = turns - static_cast<float>(static_cast<int>(turns));
+  }
+};
+
+template <class S>
+struct fitted_scale {
+  lanes<S> d, error;
+};
+
+/// One scale: x ~ d l. `stored(d)` is what the format keeps of d. Scales are tried over the range of the levels, least
+/// squares gives each its due, and the best goes on by least squares until it is stable. Errors that are not numbers
+/// never win, so that extreme values end up with the nearest scale. A greedy fit begins where a search ends.
+template <class S, class L, class D, class R>
+fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
+  using V = lanes<S>;
+  const V nominal = signed_peak<S>(data) * V::all(1 / L::peak);
+  fitted_scale<S> best{stored(nominal), V::all(0)};
+  if (method == rounding::nearest) return best;
+  scale_fit<S> fit = measure_scale<S, L>(data, best.d);
+  best.error = fit.error;
+  V next = fit.next, next_error = fit.next_error;
+  const auto consider = [&](V d) {
+    const scale_fit<S> here = measure_scale<S, L>(data, d);
+    const condition<S> better = here.next_error < next_error;
+    next = select(better, here.next, next);
+    next_error = select(better, here.next_error, next_error);
+  };
+  for (int pass = 0; pass < (method == rounding::greedy ? 2 : 1); ++pass) {
+    const int tries = pass == 0 ? L::tries : 6 * L::tries;
+    const float step = (L::widest - L::narrowest) / static_cast<float>(tries - 1);
+    for (int i = 0; i < tries; ++i) {
+      const V d = nominal * V::all(L::narrowest + step * static_cast<float>(i));
+      consider(d);
+      if constexpr (L::lopsided) consider(V::all(0) - d);
+    }
+    V from = next;
+    for (int i = 0; i < 3; ++i) {
+      const V d = stored(from);
+      fit = measure_scale<S, L>(data, d);
+      const condition<S> better = fit.error < best.error;
+      best.d = select(better, d, best.d);
+      best.error = select(better, fit.error, best.error);
+      from = fit.next;
+    }
+  }
+  return best;
+}
+
+/// Scale and offset: x ~ d q + m, q in 0 .. highest; offsets at most zero if asked for.
+template <class S, class D, class R>
+line<S> fit_line(const D& data, rounding method, float highest, bool below_zero, R stored) {
+  using V = lanes<S>;
+  V low = data.x(0), high = low;
+  for (std::int64_t i = 1; i < data.size; ++i) low = least(low, data.x(i)), high = most(high, data.x(i));
+  if (below_zero) low = least(low, V::all(0)), high = most(high, V::all(0));
+  const V range = high - low;
+  line<S> best{stored(range * V::all(1 / highest)), stored(low), V::all(0)};
+  if (method == rounding::nearest) return best;
+  line_sums<S> sums = measure_line(data, best.d, best.m, highest);
+  best.error = sums.rr;
+  line<S> next = solve_line(sums, best.d, best.m, below_zero);
+  const auto consider = [&](V d, V m) {
+    if (below_zero) m = least(V::all(0), m);
+    const line<S> here = solve_line(measure_line(data, d, m, highest), d, m, below_zero);
+    const condition<S> better = here.error < next.error;
+    next.d = select(better, here.d, next.d);
+    next.m = select(better, here.m, next.m);
+    next.error = select(better, here.error, next.error);
+  };
+  for (int pass = 0; pass < (method == rounding::greedy ? 2 : 1); ++pass) {
+    // Far: either end of the range drawn in, or out. Near: the last code moved by a step, the first by half of one.
+    const int far = pass == 0 ? 8 : 64, near = far;
+    const float reach = highest < 8 ? 0.45F : 0.3F;
+    for (int i = 0; i < far; ++i) {
+      const lattice_point<S> p(i, far);
+      const V left = V::all(reach * p.x - 0.06F), right = V::all(reach * p.y - 0.06F);
+      const V m = fma(range, left, low);
+      consider(fnma(range, right, high - m) * V::all(1 / highest), m);
+    }
+    for (int i = 0; i < near; ++i) {
+      const lattice_point<S> p(i, near);
+      const V shift = next.d * V::all(p.x - 0.5F);
+      consider(next.d * V::all(1 + (2 * p.y - 1) / highest), next.m + shift);
+    }
+    line<S> from = next;
+    for (int i = 0; i < 3; ++i) {
+      const V d = stored(from.d), m = stored(from.m);
+      sums = measure_line(data, d, m, highest);
+      const condition<S> better = sums.rr < best.error;
+      best.d = select(better, d, best.d);
+      best.m = select(better, m, best.m);
+      best.error = select(better, sums.rr, best.error);
+      from = solve_line(sums, d, m, below_zero);
+    }
+  }
+  return best;
+}
+
+}  // namespace flywheel::inline v0::formats::encoding

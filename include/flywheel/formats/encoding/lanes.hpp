@@ -1,0 +1,125 @@
+// The vector type that encoders are written over: one lane is one group of values under a scale, so that an algorithm
+// for a group is written once and runs on as many groups as a register has floats. `S` is scalar_lanes here, or one of
+// the library's vector types (kernels/simd_*.hpp), which have the same functions.
+//
+// Everything that depends on S is a template over it: the library compiles it once for each instruction set, with S in
+// an unnamed namespace, and the linker must never exchange those copies. For the same reason nothing here calls inline
+// functions of other headers.
+#pragma once
+
+#include <cstdint>
+
+#include "flywheel/core/config.hpp"
+#include "flywheel/formats/half.hpp"
+
+namespace flywheel::inline v0::formats::encoding {
+
+/// One lane, plain C++.
+struct scalar_lanes {
+  using floats = float;
+  using bytes = std::int32_t;
+  using mask = bool;
+  static constexpr int width = 1;
+
+  static float zero() noexcept { return 0; }
+  static float set1(float x) noexcept { return x; }
+  static float load(const float* p) noexcept { return *p; }
+  static float load_part(const float* p, std::int64_t n) noexcept { return n > 0 ? *p : 0; }
+  static void store(float* p, float x) noexcept { *p = x; }
+  static float add(float a, float b) noexcept { return a + b; }
+  static float sub(float a, float b) noexcept { return a - b; }
+  static float mul(float a, float b) noexcept { return a * b; }
+  static float div(float a, float b) noexcept { return a / b; }
+  static float fma(float a, float b, float c) noexcept { return a * b + c; }
+  static float fnma(float a, float b, float c) noexcept { return c - a * b; }
+  static float max(float a, float b) noexcept { return a > b ? a : b; }
+  static float min(float a, float b) noexcept { return a < b ? a : b; }
+  static float abs(float x) noexcept { return x < 0 ? -x : x; }
+  /// Ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point.
+  static float round(float x) noexcept { return (x + 12582912.0F) - 12582912.0F; }
+  static bool less(float a, float b) noexcept { return a < b; }
+  static float select(bool which, float a, float b) noexcept { return which ? a : b; }
+  static float sum(float x) noexcept { return x; }
+  static float largest(float x) noexcept { return x; }
+  static float load_f16(const void* p) noexcept { return f16_to_f32(*static_cast<const std::uint16_t*>(p)); }
+  static void store_f16(void* p, float x) noexcept { *static_cast<std::uint16_t*>(p) = f32_to_f16(x); }
+  static std::int32_t to_words(float x) noexcept { return static_cast<std::int32_t>(x); }
+  static void store_low_bytes(void* p, std::int32_t x) noexcept {
+    *static_cast<std::uint8_t*>(p) = static_cast<std::uint8_t>(x);
+  }
+};
+
+template <class S>
+struct condition {
+  typename S::mask m;
+};
+
+/// S::width floats with arithmetic.
+template <class S>
+struct lanes {
+  typename S::floats v;
+
+  lanes() = default;
+  lanes(typename S::floats x) : v(x) {}
+  [[nodiscard]] static lanes all(float x) { return S::set1(x); }
+  [[nodiscard]] static lanes load(const float* p) { return S::load(p); }
+  void store(float* p) const { S::store(p, v); }
+
+  friend lanes operator+(lanes a, lanes b) { return S::add(a.v, b.v); }
+  friend lanes operator-(lanes a, lanes b) { return S::sub(a.v, b.v); }
+  friend lanes operator*(lanes a, lanes b) { return S::mul(a.v, b.v); }
+  friend lanes operator/(lanes a, lanes b) { return S::div(a.v, b.v); }
+  friend condition<S> operator<(lanes a, lanes b) { return {S::less(a.v, b.v)}; }
+};
+
+template <class S>
+lanes<S> fma(lanes<S> a, lanes<S> b, lanes<S> c) {
+  return S::fma(a.v, b.v, c.v);
+}
+/// c - a b
+template <class S>
+lanes<S> fnma(lanes<S> a, lanes<S> b, lanes<S> c) {
+  return S::fnma(a.v, b.v, c.v);
+}
+template <class S>
+lanes<S> least(lanes<S> a, lanes<S> b) {
+  return S::min(a.v, b.v);
+}
+template <class S>
+lanes<S> most(lanes<S> a, lanes<S> b) {
+  return S::max(a.v, b.v);
+}
+template <class S>
+lanes<S> magnitude(lanes<S> x) {
+  return S::abs(x.v);
+}
+template <class S>
+lanes<S> select(condition<S> which, lanes<S> yes, lanes<S> no) {
+  return S::select(which.m, yes.v, no.v);
+}
+/// The nearest integer within [lo, hi], both integral.
+template <class S>
+lanes<S> round_within(lanes<S> x, float lo, float hi) {
+  return S::round(S::min(S::max(x.v, S::set1(lo)), S::set1(hi)));
+}
+/// 1 / x, and 0 for 0 and NaN.
+template <class S>
+lanes<S> inverse(lanes<S> x) {
+  using V = lanes<S>;
+  return select(V::all(0) < magnitude(x), V::all(1) / x, V::all(0));
+}
+/// As an f16 stores it; beyond its range the largest finite f16.
+template <class S>
+lanes<S> through_f16(lanes<S> x) {
+  alignas(64) std::uint16_t halves[S::width];
+  S::store_f16(halves, S::min(S::max(x.v, S::set1(-65504.0F)), S::set1(65504.0F)));
+  return S::load_f16(halves);
+}
+template <class S>
+float through_f16(float x) {
+  alignas(64) float all[S::width];
+  through_f16(lanes<S>::all(x)).store(all);
+  return all[0];
+}
+
+}  // namespace flywheel::inline v0::formats::encoding

@@ -1,0 +1,8 @@
+#include "kernels/declare.hpp"
+#include "kernels/quantize/vector.hpp"
+
+namespace flywheel::inline v0::kernels {
+
+bool quantize_generic(const quantize_args& args) { return quantization<formats::encoding::scalar_lanes>::run(args); }
+
+}  // namespace flywheel::inline v0::kernels

@@ -1,0 +1,48 @@
+// Encoders of every cluster against the same algorithms with one lane: as good, though not the same bits, since sums
+// are rounded in another order.
+#include <cmath>
+#include <vector>
+
+#include "flywheel/formats/formats.hpp"
+#include "tests/kernels/kernel_test.hpp"
+
+using namespace flywheel;
+using namespace flywheel::test;
+
+TEST_CASE("encoders of every cluster are as good as the reference", "[kernels]") {
+  random_source random(31);
+  constexpr std::int64_t rows = 4, cols = 768;  // three blocks of 256: no whole number of vectors
+  const std::vector<float> x = random.numbers(rows * cols);
+  std::vector<float> importance = random.numbers(cols);
+  for (float& one : importance) one = std::exp(2 * one);
+  int formats_seen = 0;
+  for (const dtype_info& facts : dtype_table)
+    for (const formats::rounding method : {formats::rounding::nearest, formats::rounding::search})
+      for (const bool weighted : {false, true}) {
+        const auto error_of = [&](kernels::cluster isa, double& error) {
+          std::vector<std::byte> out(rows * row_bytes(facts.type, cols));
+          const kernels::quantize_args args{
+              facts.type, method, x.data(), rows, cols, weighted ? importance.data() : nullptr, 0.125F, out.data()};
+          if (!kernels::select(isa).quantize(args)) return false;
+          std::vector<float> y(x.size());
+          REQUIRE(formats::decode(tensor_view(facts.type, {rows, cols}, out.data()), y));
+          error = 0;
+          for (std::size_t i = 0; i < x.size(); ++i) {
+            const double e = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+            error += e * e * (weighted ? static_cast<double>(importance[i % cols]) : 1);
+          }
+          return true;
+        };
+        double expected = 0;
+        if (!error_of(kernels::cluster::generic, expected)) continue;
+        ++formats_seen;
+        REQUIRE(expected > 0);
+        for (const kernels::cluster isa : runnable_clusters()) {
+          INFO(facts.name << " " << name_of(isa) << " method " << static_cast<int>(method) << " weighted " << weighted);
+          double error = 0;
+          REQUIRE(error_of(isa, error));
+          CHECK(std::sqrt(error / expected) == Approx(1).epsilon(0.001));
+        }
+      }
+  CHECK(formats_seen == 22 * 4);
+}
