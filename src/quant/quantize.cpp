@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -129,12 +130,15 @@ class rows_encoder {
   void encode(std::int64_t first, std::int64_t n, float* room) {
     const std::int64_t cols = from_.cols;
     const float* const x = from_.read(first, n, room);
-    const float limit = how_.type == dtype::f16 ? 65520.0F : std::numeric_limits<float>::infinity();
-    bool usable = true;
-    for (std::int64_t i = 0; i < n * cols; ++i) usable &= std::fabs(x[i]) < limit;
-    if (!usable) {
+    // As integers, which sort like floats without their sign; any compiler has vectors for the sign of a difference.
+    const auto largest = std::bit_cast<std::int32_t>(how_.type == dtype::f16 ? std::nextafter(65520.0F, 0.0F)
+                                                                             : std::numeric_limits<float>::max());
+    const auto room_left = [&](std::int64_t i) { return largest - (std::bit_cast<std::int32_t>(x[i]) & 0x7FFFFFFF); };
+    std::int32_t least = 0;
+    for (std::int64_t i = 0; i < n * cols; ++i) least |= room_left(i);
+    if (least < 0) {
       std::int64_t at = 0;
-      while (std::fabs(x[at]) < limit) ++at;
+      while (room_left(at) >= 0) ++at;
       at += first * cols;
       for (std::int64_t old = bad_; at < old && !bad_.compare_exchange_weak(old, at);) {
       }
@@ -235,7 +239,9 @@ result<tensor> quantize(const tensor_view& from, const recipe& how, const contex
     const std::int64_t in_matrix = rank >= 2 ? from.dims[rank - 2] : 1;
     const std::int64_t matrices = in_matrix > 0 ? rows / in_matrix : 0;
     FLYWHEEL_TRY(const weights importance, check_importance(how.importance, matrices, cols));
-    FLYWHEEL_TRY(tensor out, tensor::zeros(how.type, from.dims));
+    FLYWHEEL_TRY(const std::size_t bytes, dense_bytes(how.type, from.dims));
+    FLYWHEEL_TRY(buffer room, buffer::allocate(bytes, used.memory()));
+    FLYWHEEL_TRY(tensor out, tensor::adopt(how.type, from.dims, std::move(room)));
     if (rows == 0) return out;
     rows_encoder encoder(source, importance, in_matrix, how, used, out.view().data);
     const std::int64_t slice = std::max<std::int64_t>(1, slice_elements / cols);

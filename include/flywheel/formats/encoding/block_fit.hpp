@@ -168,7 +168,7 @@ struct block_fit {
     start(best, 1, 1);
     choose_integers(data, method, want, want_min, best);
     if (method == rounding::nearest) return;
-    const int tries = method == rounding::search ? 8 : 40;
+    const int tries = method == rounding::search ? 4 : 12;
     for (int i = 0; i < tries; ++i) {
       const lattice_point<S> p(i, tries);
       start(here, narrowest + (widest - narrowest) * p.x, narrowest + (widest - narrowest) * p.y);
@@ -218,7 +218,7 @@ struct block_fit {
       const int first = v * S::width;
       const V dv = V::load(d + first), dm = V::load(dmin + first);
       const V middle = V::load(want + first) * inverse(dv);
-      const V im = inverse(dm);
+      const V im = inverse(dm), itotal = inverse(view.total());
       V s = round_within(middle, F::lowest_scale, F::highest_scale);
       V m = round_within(V::load(want_min + first) * im, 0, F::highest_scale);
       const V m0 = m;
@@ -229,12 +229,12 @@ struct block_fit {
           V m1 = m0;
           for (int i = 0; i < (reach > 0 ? 2 : 1); ++i) {
             const V offset = V::all(0) - dm * m1;
-            const line_sums<S> sums = measure_line(view, dv * s1, offset, L::highest);
+            const line_error<S> sums = measure_line_error(view, dv * s1, offset, L::highest);
             const condition<S> better = sums.rr < error;
             error = select(better, sums.rr, error);
             s = select(better, s1, s);
             m = select(better, m1, m);
-            m1 = round_within(m1 - sums.r * inverse(sums.one) * im, 0, F::highest_scale);
+            m1 = round_within(m1 - sums.r * itotal * im, 0, F::highest_scale);
           }
         } else {
           const scale_fit<S> fit = measure_scale<S, L>(view, dv * s1);
@@ -251,7 +251,7 @@ struct block_fit {
 
   /// The block scales that least squares gives to the integers and codes of `from`.
   static void refit(const T& data, const state& from, state& to) {
-    alignas(64) float rq[count], r[count], qq[count], q[count], one[count];
+    alignas(64) float rq[count], r[count], qq[count], q[count];
     alignas(64) float d[count], m[count];
     for (int g = 0; g < count; ++g) {
       d[g] = from.d[g / F::groups] * from.s[g];
@@ -265,7 +265,7 @@ struct block_fit {
         sums.r.store(r + first);
         sums.qq.store(qq + first);
         sums.q.store(q + first);
-        sums.one.store(one + first);
+
       } else {
         const scale_fit<S> fit = measure_scale<S, L>(data.at(v), V::load(d + first));
         fit.cross.store(rq + first);
@@ -280,7 +280,7 @@ struct block_fit {
         f += s * static_cast<double>(rq[g]);
         if constexpr (minima) {
           c -= s * n * static_cast<double>(q[g]);
-          e += n * n * static_cast<double>(one[g]);
+          e += n * n * static_cast<double>(data.total[g]);
           h -= n * static_cast<double>(r[g]);
         }
       }

@@ -33,12 +33,19 @@ fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
   if (method == rounding::nearest) return best;
   scale_fit<S> fit = measure_scale<S, L>(data, best.d);
   best.error = fit.error;
-  V next = fit.next, next_error = fit.next_error;
+  V next = fit.next, worth = V::all(0) - V::all(3e38F);
   const auto consider = [&](V d) {
-    const scale_fit<S> here = measure_scale<S, L>(data, d);
-    const condition<S> better = here.next_error < next_error;
-    next = select(better, here.next, next);
-    next_error = select(better, here.next_error, next_error);
+    V here_next, here_worth;
+    if constexpr (L::count <= 64) {
+      const scale_gain<S> here = measure_gain<S, L>(data, d);
+      here_next = here.next, here_worth = here.gain;
+    } else {
+      const scale_fit<S> here = measure_scale<S, L>(data, d);
+      here_next = here.next, here_worth = V::all(0) - here.next_error;
+    }
+    const condition<S> better = worth < here_worth;
+    next = select(better, here_next, next);
+    worth = select(better, here_worth, worth);
   };
   for (int pass = 0; pass < (method == rounding::greedy ? 2 : 1); ++pass) {
     const int tries = pass == 0 ? L::tries : 6 * L::tries;
@@ -46,7 +53,8 @@ fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
     for (int i = 0; i < tries; ++i) {
       const V d = nominal * V::all(L::narrowest + step * static_cast<float>(i));
       consider(d);
-      if constexpr (L::lopsided) consider(V::all(0) - d);
+      if constexpr (L::lopsided)
+        if (i % 2 == 0) consider(V::all(0) - d);
     }
     V from = next;
     for (int i = 0; i < 3; ++i) {
@@ -73,10 +81,11 @@ line<S> fit_line(const D& data, rounding method, float highest, bool below_zero,
   if (method == rounding::nearest) return best;
   line_sums<S> sums = measure_line(data, best.d, best.m, highest);
   best.error = sums.rr;
-  line<S> next = solve_line(sums, best.d, best.m, below_zero);
+  const V total = data.total();
+  line<S> next = solve_line(sums, total, best.d, best.m, below_zero);
   const auto consider = [&](V d, V m) {
     if (below_zero) m = least(V::all(0), m);
-    const line<S> here = solve_line(measure_line(data, d, m, highest), d, m, below_zero);
+    const line<S> here = solve_line(measure_line(data, d, m, highest), total, d, m, below_zero);
     const condition<S> better = here.error < next.error;
     next.d = select(better, here.d, next.d);
     next.m = select(better, here.m, next.m);
@@ -84,7 +93,7 @@ line<S> fit_line(const D& data, rounding method, float highest, bool below_zero,
   };
   for (int pass = 0; pass < (method == rounding::greedy ? 2 : 1); ++pass) {
     // Far: either end of the range drawn in, or out. Near: the last code moved by a step, the first by half of one.
-    const int far = pass == 0 ? 8 : 64, near = far;
+    const int far = pass == 0 ? 16 : 64, near = far;
     const float reach = highest < 8 ? 0.45F : 0.3F;
     for (int i = 0; i < far; ++i) {
       const lattice_point<S> p(i, far);
@@ -105,7 +114,7 @@ line<S> fit_line(const D& data, rounding method, float highest, bool below_zero,
       best.d = select(better, d, best.d);
       best.m = select(better, m, best.m);
       best.error = select(better, sums.rr, best.error);
-      from = solve_line(sums, d, m, below_zero);
+      from = solve_line(sums, total, d, m, below_zero);
     }
   }
   return best;

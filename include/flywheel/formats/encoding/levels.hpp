@@ -27,7 +27,7 @@ struct integer_levels {
                                      : count > 12 ? 0.6F
                                      : count > 3  ? 0.4F
                                                   : 0.12F;
-  static constexpr int tries = 16;
+  static constexpr int tries = count > 16 && count <= 64 ? 12 : 8;
   static constexpr float at(int code) noexcept { return static_cast<float>(code + Lo); }
   static V nearest(V y) { return round_within(y, lowest, highest); }
   static V code(V y) { return nearest(y) - V::all(lowest); }
@@ -56,7 +56,7 @@ struct iq4_levels_of {
   static constexpr bool lopsided = true;
   static constexpr int count = 16;
   static constexpr float widest = 1.25F, narrowest = 0.6F;
-  static constexpr int tries = 16;
+  static constexpr int tries = 8;
   static constexpr float at(int code) noexcept { return table[code]; }
   static V nearest(V y) {
     V level = V::all(table[0]);

@@ -11,7 +11,9 @@ namespace flywheel::inline v0::formats {
 enum class rounding : std::uint8_t {
   nearest,  ///< The scale that the largest value asks for, each value to its nearest level ("rtn").
   search,   ///< Many scales tried, the best refined by weighted least squares.
-  greedy,   ///< A finer search, then every stored scale stepped one by one as long as the weighted error falls.
+  /// Search, then a much finer search from there, with more neighbours of every stored integer. Codes are always the
+  /// nearest for the scales that are stored, and scales the best for their codes: steps of single codes cannot help.
+  greedy,
 };
 
 }  // namespace flywheel::inline v0::formats

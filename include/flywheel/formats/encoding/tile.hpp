@@ -35,32 +35,64 @@ struct tile {
   static_assert(count % S::width == 0 && count % Groups == 0);
   alignas(64) float x[Group * count];  // [Group, count]
   alignas(64) float w[Group * count];
+  alignas(64) float total[count];  // sums of w
 
   /// One vector of groups; see measure.hpp.
   struct view {
     const float* xs;
     const float* ws;
+    const float* totals;
     static constexpr std::int64_t size = Group;
     [[nodiscard]] lanes<S> x(std::int64_t i) const { return lanes<S>::load(xs + i * count); }
     [[nodiscard]] lanes<S> w(std::int64_t i) const { return lanes<S>::load(ws + i * count); }
+    [[nodiscard]] lanes<S> total() const { return lanes<S>::load(totals); }
     static lanes<S> sum(lanes<S> v) { return v; }
     static lanes<S> largest(lanes<S> v) { return v; }
   };
-  [[nodiscard]] view at(int vector) const { return {x + vector * S::width, w + vector * S::width}; }
+  [[nodiscard]] view at(int vector) const {
+    return {x + vector * S::width, w + vector * S::width, total + vector * S::width};
+  }
 
   /// `n` groups that lie one after the other; weights of columns from `column` on.
   void load(const float* from, int n, const weighting& how, std::int64_t column) {
-    for (int g = 0; g < n; ++g)
-      for (int i = 0; i < Group; ++i) x[i * count + g] = from[g * Group + i];
+    transpose(from, n, x);
     if (how.importance != nullptr) {
-      const float* importance = how.importance + column;
-      for (int g = 0; g < n; ++g)
-        for (int i = 0; i < Group; ++i) w[i * count + g] = importance[g * Group + i] * how.factor + weighting::floor;
+      const lanes<S> factor = lanes<S>::all(how.factor), floor = lanes<S>::all(weighting::floor);
+      transpose(how.importance + column, n, w);
+      for (int i = 0; i < Group * count; i += S::width) fma(lanes<S>::load(w + i), factor, floor).store(w + i);
     } else {
       for (int i = 0; i < Group * count; ++i) w[i] = 1;
     }
     for (int g = n; g < count; ++g)
       for (int i = 0; i < Group; ++i) x[i * count + g] = w[i * count + g] = 0;
+    for (int v = 0; v < vectors; ++v) {
+      lanes<S> sum = lanes<S>::all(0);
+      for (int i = 0; i < Group; ++i) sum = sum + at(v).w(i);
+      sum.store(total + v * S::width);
+    }
+  }
+
+  /// to[i][g] = from[g][i], n groups g: four by four where vectors are as long, as one float is stored at a time else.
+  static void transpose(const float* from, int n, float* to) {
+    int g = 0;
+    if constexpr (S::width >= 4) {
+      using four = float __attribute__((vector_size(16), aligned(4), may_alias));
+      for (; g + 4 <= n; g += 4, from += 4 * Group)
+        for (int i = 0; i < Group; i += 4) {
+          const auto row = [&](int k) { return *reinterpret_cast<const four*>(from + k * Group + i); };
+          const auto put = [&](int k, four v) { *reinterpret_cast<four*>(to + (i + k) * count + g) = v; };
+          const four ab = __builtin_shufflevector(row(0), row(1), 0, 4, 1, 5);
+          const four cd = __builtin_shufflevector(row(2), row(3), 0, 4, 1, 5);
+          const four ef = __builtin_shufflevector(row(0), row(1), 2, 6, 3, 7);
+          const four gh = __builtin_shufflevector(row(2), row(3), 2, 6, 3, 7);
+          put(0, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+          put(1, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+          put(2, __builtin_shufflevector(ef, gh, 0, 1, 4, 5));
+          put(3, __builtin_shufflevector(ef, gh, 2, 3, 6, 7));
+        }
+    }
+    for (; g < n; ++g, from += Group)
+      for (int i = 0; i < Group; ++i) to[i * count + g] = from[i];
   }
 };
 
