@@ -3,6 +3,6 @@
 
 namespace flywheel::inline v0::kernels {
 
-bool quantize_generic(const quantize_args& args) { return quantization<formats::encoding::scalar_lanes>::run(args); }
+bool quantize_generic(const quantize_args& args) { return quantization<formats::encoding::portable_lanes>::run(args); }
 
 }  // namespace flywheel::inline v0::kernels

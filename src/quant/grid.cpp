@@ -9,7 +9,7 @@
 namespace flywheel::inline v0::quant {
 namespace {
 
-using encoding_lanes = formats::encoding::scalar_lanes;
+using encoding_lanes = formats::encoding::portable_lanes;
 using formats::encoding::scaling;
 
 /// A format as a grid: the encoder's own fit and packing, one block at a time.
@@ -29,7 +29,8 @@ struct grid_of {
     const formats::encoding::weighting how = formats::encoding::weigh<encoding_lanes>(weights, n);
     if constexpr (F::group == 0) {
       const formats::encoding::row_view<encoding_lanes> row(x, n, how);
-      grid.scale[0] = formats::encoding::fit_scale<encoding_lanes, L>(row, method, [](auto free) { return free; }).d.v;
+      grid.scale[0] =
+          formats::encoding::fit_scale<encoding_lanes, L>(row, method, [](auto free) { return free; }).d.first();
       grid.minimum[0] = 0;
       std::memcpy(grid.stored.data(), &grid.scale[0], sizeof(float));
     } else {

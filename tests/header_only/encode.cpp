@@ -12,14 +12,14 @@ namespace fw = flywheel;
 
 namespace {
 
-template <fw::dtype Type>
+template <fw::dtype Type, class Lanes = fw::formats::encoding::portable_lanes>
 bool round_trip(double allowed) {
   constexpr std::int64_t n = 512;
   std::vector<float> x(n), y(n);
   for (std::size_t i = 0; i < n; ++i) x[i] = std::sin(0.7F * static_cast<float>(i * i));
   std::vector<std::byte> row(fw::info(Type)->header_bytes() +
                              n / fw::info(Type)->block_elements * fw::info(Type)->block_bytes);
-  fw::quant::encode_row<Type>(x.data(), nullptr, n, fw::quant::rounding::search, row.data());
+  fw::quant::encode_row<Type, Lanes>(x.data(), nullptr, n, fw::quant::rounding::search, row.data());
   fw::formats::decode_blocks<Type>(row.data(), n, y.data());
   double error = 0, power = 0;
   for (std::size_t i = 0; i < n; ++i) {
@@ -39,6 +39,7 @@ int main() {
   static_assert(fw::quant::scalar_format<fw::dtype::q4_k> && !fw::quant::scalar_format<fw::dtype::f16>);
   bool good = round_trip<fw::dtype::q4_0>(0.08);
   good &= round_trip<fw::dtype::q4_k>(0.07);
+  good &= round_trip<fw::dtype::q4_k, fw::formats::encoding::scalar_lanes>(0.07);
   good &= round_trip<fw::dtype::q6_k>(0.02);
   good &= round_trip<fw::dtype::q8_channel>(0.006);
   good &= round_trip<fw::dtype::mxfp4>(0.15);

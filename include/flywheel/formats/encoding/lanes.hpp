@@ -1,6 +1,6 @@
 // The vector type that encoders are written over: one lane is one group of values under a scale, so that an algorithm
-// for a group is written once and runs on as many groups as a register has floats. `S` is scalar_lanes here, or one of
-// the library's vector types (kernels/simd_*.hpp), which have the same functions.
+// for a group is written once and runs on as many groups as a register has floats. `S` is scalar_lanes or quad_lanes
+// here, or one of the library's vector types (kernels/simd_*.hpp), which have the same functions.
 //
 // Everything that depends on S is a template over it: the library compiles it once for each instruction set, with S in
 // an unnamed namespace, and the linker must never exchange those copies. For the same reason nothing here calls inline
@@ -24,7 +24,6 @@ struct scalar_lanes {
   static float zero() noexcept { return 0; }
   static float set1(float x) noexcept { return x; }
   static float load(const float* p) noexcept { return *p; }
-  static float load_part(const float* p, std::int64_t n) noexcept { return n > 0 ? *p : 0; }
   static void store(float* p, float x) noexcept { *p = x; }
   static float add(float a, float b) noexcept { return a + b; }
   static float sub(float a, float b) noexcept { return a - b; }
@@ -49,6 +48,61 @@ struct scalar_lanes {
   }
 };
 
+#if defined(__GNUC__)
+/// Four lanes in the compiler's own vectors: whatever registers of 16 bytes the target has by default.
+struct quad_lanes {
+  using floats = float __attribute__((vector_size(16)));
+  using bytes = std::int32_t __attribute__((vector_size(16)));
+  using mask = bytes;
+  static constexpr int width = 4;
+
+  static floats zero() noexcept { return floats{}; }
+  static floats set1(float x) noexcept { return floats{x, x, x, x}; }
+  static floats load(const float* p) noexcept {
+    floats x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static void store(float* p, floats x) noexcept { __builtin_memcpy(p, &x, sizeof x); }
+  static floats add(floats a, floats b) noexcept { return a + b; }
+  static floats sub(floats a, floats b) noexcept { return a - b; }
+  static floats mul(floats a, floats b) noexcept { return a * b; }
+  static floats div(floats a, floats b) noexcept { return a / b; }
+  static floats fma(floats a, floats b, floats c) noexcept { return a * b + c; }
+  static floats fnma(floats a, floats b, floats c) noexcept { return c - a * b; }
+  static floats max(floats a, floats b) noexcept { return select(a > b, a, b); }
+  static floats min(floats a, floats b) noexcept { return select(a < b, a, b); }
+  static floats abs(floats x) noexcept { return as_floats(reinterpret_cast<bytes>(x) & 0x7FFFFFFF); }
+  static floats round(floats x) noexcept { return (x + 12582912.0F) - 12582912.0F; }
+  static mask less(floats a, floats b) noexcept { return a < b; }
+  static floats select(mask which, floats a, floats b) noexcept {
+    return as_floats((which & reinterpret_cast<bytes>(a)) | (~which & reinterpret_cast<bytes>(b)));
+  }
+  static float sum(floats x) noexcept { return (x[0] + x[2]) + (x[1] + x[3]); }
+  static float largest(floats x) noexcept {
+    const float low = x[0] > x[1] ? x[0] : x[1], high = x[2] > x[3] ? x[2] : x[3];
+    return low > high ? low : high;
+  }
+  static floats load_f16(const void* p) noexcept {
+    const auto* const h = static_cast<const std::uint16_t*>(p);
+    return floats{f16_to_f32(h[0]), f16_to_f32(h[1]), f16_to_f32(h[2]), f16_to_f32(h[3])};
+  }
+  static void store_f16(void* p, floats x) noexcept {
+    for (int i = 0; i < 4; ++i) static_cast<std::uint16_t*>(p)[i] = f32_to_f16(x[i]);
+  }
+  static bytes to_words(floats x) noexcept { return __builtin_convertvector(x, bytes); }
+  static void store_low_bytes(void* p, bytes x) noexcept {
+    for (int i = 0; i < 4; ++i) static_cast<std::uint8_t*>(p)[i] = static_cast<std::uint8_t>(x[i]);
+  }
+
+ private:
+  static floats as_floats(bytes x) noexcept { return reinterpret_cast<floats>(x); }
+};
+using portable_lanes = quad_lanes;
+#else
+using portable_lanes = scalar_lanes;
+#endif
+
 template <class S>
 struct condition {
   typename S::mask m;
@@ -64,6 +118,11 @@ struct lanes {
   [[nodiscard]] static lanes all(float x) { return S::set1(x); }
   [[nodiscard]] static lanes load(const float* p) { return S::load(p); }
   void store(float* p) const { S::store(p, v); }
+  [[nodiscard]] float first() const {
+    alignas(64) float all[S::width];
+    store(all);
+    return all[0];
+  }
 
   friend lanes operator+(lanes a, lanes b) { return S::add(a.v, b.v); }
   friend lanes operator-(lanes a, lanes b) { return S::sub(a.v, b.v); }
@@ -117,9 +176,7 @@ lanes<S> through_f16(lanes<S> x) {
 }
 template <class S>
 float through_f16(float x) {
-  alignas(64) float all[S::width];
-  through_f16(lanes<S>::all(x)).store(all);
-  return all[0];
+  return through_f16(lanes<S>::all(x)).first();
 }
 
 }  // namespace flywheel::inline v0::formats::encoding
