@@ -48,9 +48,17 @@ struct simd {
     const __m512i bit = _mm512_set1_epi32(INT32_MIN);
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign), _mm512_castps_si512(x), 0xca));
   }
-  static floats round(floats x) { return _mm512_roundscale_ps(x, 8); }  ///< Ties to even.
+  static floats round(floats x) { return _mm512_roundscale_ps(x, 8); }                   ///< Ties to even.
   static mask less(floats a, floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }  ///< False where one is NaN.
   static floats select(mask which, floats yes, floats no) { return _mm512_mask_blend_ps(which, no, yes); }
+  /// values[n] [16], n = how many of 15 ascending thresholds are below x; thresholds has room for 23.
+  static floats pick_16(const float* thresholds, const float* values, floats x) {
+    __m512i n = _mm512_maskz_set1_epi32(less(set1(thresholds[7]), x), 8);
+    n = _mm512_mask_add_epi32(n, less(_mm512_permutexvar_ps(n, load(thresholds + 3)), x), n, _mm512_set1_epi32(4));
+    n = _mm512_mask_add_epi32(n, less(_mm512_permutexvar_ps(n, load(thresholds + 1)), x), n, _mm512_set1_epi32(2));
+    n = _mm512_mask_add_epi32(n, less(_mm512_permutexvar_ps(n, load(thresholds)), x), n, _mm512_set1_epi32(1));
+    return _mm512_permutexvar_ps(n, load(values));
+  }
   /// x * 2^n; n integral.
   static floats scale_power(floats x, floats n) { return _mm512_scalef_ps(x, n); }
   /// Adjacent elements exchanged: 1 0 3 2 ...

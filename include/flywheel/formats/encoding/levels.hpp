@@ -58,16 +58,29 @@ struct iq4_levels_of {
   static constexpr float widest = 1.25F, narrowest = 0.6F;
   static constexpr int tries = 8;
   static constexpr float at(int code) noexcept { return table[code]; }
-  static V nearest(V y) {
-    V level = V::all(table[0]);
-    for (int i = 0; i < 15; ++i) level = select(V::all((table[i] + table[i + 1]) / 2) < y, V::all(table[i + 1]), level);
-    return level;
+  static V nearest(V y) { return pick(table, y); }
+  static V code(V y) { return pick(codes, y); }
+
+ private:
+  struct thresholds_type {
+    float at[24];
+  };
+  static constexpr thresholds_type make_thresholds() noexcept {
+    thresholds_type t{};
+    for (int i = 0; i < 15; ++i) t.at[i] = (table[i] + table[i + 1]) / 2;
+    return t;
   }
-  static V code(V y) {
-    V index = V::all(0);
-    for (int i = 0; i < 15; ++i)
-      index = select(V::all((table[i] + table[i + 1]) / 2) < y, V::all(static_cast<float>(i + 1)), index);
-    return index;
+  static constexpr float codes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static constexpr thresholds_type thresholds = make_thresholds();
+
+  static V pick(const float* values, V y) {
+    if constexpr (requires { S::pick_16(values, values, y.v); }) {
+      return S::pick_16(thresholds.at, values, y.v);
+    } else {
+      V found = V::all(values[0]);
+      for (int i = 0; i < 15; ++i) found = select(V::all(thresholds.at[i]) < y, V::all(values[i + 1]), found);
+      return found;
+    }
   }
 };
 
