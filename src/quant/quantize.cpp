@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "flywheel/detail/try.hpp"
+#include "flywheel/formats/encoding/tile.hpp"
 #include "flywheel/formats/formats.hpp"
 #include "flywheel/quant/grid.hpp"
 #include "kernels/registry.hpp"
@@ -34,22 +35,12 @@ std::string place(std::int64_t row, std::int64_t col) {
   return "[" + std::to_string(row) + ", " + std::to_string(col) + "]";
 }
 
-/// Importance [matrices, cols], checked, and the factors of formats::encoding::weighting.
-struct weights {
-  std::span<const float> values;
-  std::vector<float> factors;  // one per row of values
-  std::int64_t cols = 0;
+using formats::encoding::weighting;
 
-  void give(std::int64_t matrix, kernels::quantize_args& args) const {
-    const std::size_t row = factors.size() > 1 ? static_cast<std::size_t>(matrix) : 0;
-    const bool known = !values.empty() && factors[row] > 0;
-    args.importance = known ? values.data() + row * static_cast<std::size_t>(cols) : nullptr;
-    args.importance_factor = known ? factors[row] : 1;
-  }
-};
-
-result<weights> check_importance(std::span<const float> values, std::int64_t matrices, std::int64_t cols) {
-  weights out{values, {}, cols};
+/// One for each row of importance [matrices, cols] or [cols]; none for none.
+result<std::vector<weighting>> check_importance(std::span<const float> values, std::int64_t matrices,
+                                                std::int64_t cols) {
+  std::vector<weighting> out;
   if (values.empty()) return out;
   const auto size = static_cast<std::int64_t>(values.size());
   if (size != cols && size != matrices * cols)
@@ -59,7 +50,6 @@ result<weights> check_importance(std::span<const float> values, std::int64_t mat
                      ", not " + std::to_string(size),
                  "importance"};
   for (std::int64_t first = 0; first < size; first += cols) {
-    double sum = 0;
     for (std::int64_t c = 0; c < cols; ++c) {
       const float one = values[static_cast<std::size_t>(first + c)];
       if (!std::isfinite(one) || one < 0)
@@ -67,10 +57,8 @@ result<weights> check_importance(std::span<const float> values, std::int64_t mat
             errc::invalid_argument,
             "importance must be finite and not negative: " + place(first / cols, c) + " is " + std::to_string(one),
             "importance"};
-      sum += static_cast<double>(one);
     }
-    const double factor = sum > 0 ? static_cast<double>(cols) / sum : 0;
-    out.factors.push_back(static_cast<float>(std::min(factor, static_cast<double>(std::numeric_limits<float>::max()))));
+    out.push_back(formats::encoding::weigh<formats::encoding::portable_lanes>(values.data() + first, cols));
   }
   return out;
 }
@@ -96,8 +84,8 @@ struct row_source {
 /// One tensor on its way: rows are independent, so the bytes do not depend on who computes them.
 class rows_encoder {
  public:
-  rows_encoder(const row_source& from, const weights& importance, std::int64_t rows_per_matrix, const recipe& how,
-               const context& ctx, std::byte* out)
+  rows_encoder(const row_source& from, const std::vector<weighting>& importance, std::int64_t rows_per_matrix,
+               const recipe& how, const context& ctx, std::byte* out)
       : from_(from),
         importance_(importance),
         rows_per_matrix_(rows_per_matrix),
@@ -152,7 +140,11 @@ class rows_encoder {
       args.rows = std::min(n - r, (matrix + 1) * rows_per_matrix_ - first - r);
       args.x = x + r * cols;
       args.out = out_ + static_cast<std::size_t>(first + r) * stride;
-      importance_.give(matrix, args);
+      if (!importance_.empty()) {
+        const weighting& how = importance_[importance_.size() > 1 ? static_cast<std::size_t>(matrix) : 0];
+        args.importance = how.importance;
+        args.importance_factor = how.factor;
+      }
       if (codebook_ != nullptr)
         codebook_->encode(args, kernels_);
       else if (how_.type == dtype::f16)
@@ -165,7 +157,7 @@ class rows_encoder {
   }
 
   const row_source& from_;
-  const weights& importance_;
+  const std::vector<weighting>& importance_;
   std::int64_t rows_per_matrix_;
   const recipe& how_;
   executor& pool_;
@@ -238,7 +230,7 @@ result<tensor> quantize(const tensor_view& from, const recipe& how, const contex
     const std::size_t rank = from.dims.rank();
     const std::int64_t in_matrix = rank >= 2 ? from.dims[rank - 2] : 1;
     const std::int64_t matrices = in_matrix > 0 ? rows / in_matrix : 0;
-    FLYWHEEL_TRY(const weights importance, check_importance(how.importance, matrices, cols));
+    FLYWHEEL_TRY(const std::vector<weighting> importance, check_importance(how.importance, matrices, cols));
     FLYWHEEL_TRY(const std::size_t bytes, dense_bytes(how.type, from.dims));
     FLYWHEEL_TRY(buffer room, buffer::allocate(bytes, used.memory()));
     FLYWHEEL_TRY(tensor out, tensor::adopt(how.type, from.dims, std::move(room)));
@@ -276,7 +268,7 @@ result<void> quantize_rows(std::span<const float> rows, std::int64_t cols, std::
                    "the output must have " + std::to_string(static_cast<std::size_t>(n) * row_bytes(how.type, cols)) +
                        " bytes, not " + std::to_string(out.size()),
                    "out"};
-    FLYWHEEL_TRY(const weights importance, check_importance(how.importance, 1, cols));
+    FLYWHEEL_TRY(const std::vector<weighting> importance, check_importance(how.importance, 1, cols));
     if (n == 0) return {};
     const row_source source{dtype::f32, std::as_bytes(rows).data(), cols, formats::find_decoder(dtype::f32)};
     rows_encoder encoder(source, importance, n, how, used, out.data());

@@ -115,7 +115,7 @@ struct block_fit {
   }
   static void measure_all(const T& data, const float* d, float* error) {
     for (int v = 0; v < T::vectors; ++v)
-      measure_scale<S, L>(data.at(v), V::load(d + v * S::width)).error.store(error + v * S::width);
+      measure_scale_error<S, L>(data.at(v), V::load(d + v * S::width)).store(error + v * S::width);
   }
 
   // Two levels: d s and, with minima, -dmin m.
@@ -237,9 +237,9 @@ struct block_fit {
             m1 = round_within(m1 - sums.r * itotal * im, 0, F::highest_scale);
           }
         } else {
-          const scale_fit<S> fit = measure_scale<S, L>(view, dv * s1);
-          const condition<S> better = fit.error < error;
-          error = select(better, fit.error, error);
+          const V here = measure_scale_error<S, L>(view, dv * s1);
+          const condition<S> better = here < error;
+          error = select(better, here, error);
           s = select(better, s1, s);
         }
       }

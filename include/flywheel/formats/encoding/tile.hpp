@@ -23,7 +23,8 @@ weighting weigh(const float* importance, std::int64_t n) {
   if (importance != nullptr)
     for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(importance[i]);
   if (!(sum > 0) || n == 0) return {nullptr, 1};
-  return {importance, static_cast<float>(static_cast<double>(n) / sum)};
+  const double factor = static_cast<double>(n) / sum;
+  return {importance, static_cast<float>(factor < 3e38 ? factor : 3e38)};
 }
 
 /// `count` groups of Group values, padded with zeros: a whole number of vectors and of blocks of Groups groups.
