@@ -55,7 +55,7 @@ constexpr bound bounds[] = {
     {dtype::nvfp4, 0.092, 1.2},
     {dtype::tq1_0, 0.46, 2},
     {dtype::tq2_0, 0.46, 2},
-    {dtype::q1_0, 0.62, 5},
+    {dtype::q1_0, 0.62, 1},
     {dtype::q2_0, 0.36, 1.7},
     {dtype::q8_g128, 0.0068, 1.1},
     {dtype::q4_g128, 0.105, 1.15},

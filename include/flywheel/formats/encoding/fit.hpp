@@ -30,7 +30,11 @@ fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
   using V = lanes<S>;
   const V nominal = signed_peak<S>(data) * V::all(1 / L::peak);
   fitted_scale<S> best{stored(nominal), V::all(0)};
-  if (method == rounding::nearest) return best;
+  if (method == rounding::nearest) {
+    // Two levels: the largest value is no measure of the others; their mean magnitude is.
+    if constexpr (L::count == 2) best.d = stored(measure_gain<S, L>(data, nominal).next);
+    return best;
+  }
   scale_fit<S> fit = measure_scale<S, L>(data, best.d);
   best.error = fit.error;
   V next = fit.next, worth = V::all(0) - V::all(3e38F);
