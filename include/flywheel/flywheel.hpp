@@ -10,6 +10,8 @@
 #include "flywheel/core/progress.hpp"     // progress and cancellation
 #include "flywheel/core/result.hpp"       // result<T>, error
 #include "flywheel/core/tensor.hpp"       // shapes, views, tensors
+#include "flywheel/device/observer.hpp"   // see what goes into a model's weights
+#include "flywheel/evaluate/compare.hpp"  // how far a model is from another
 #include "flywheel/io/archive.hpp"        // read GGUF and safetensors
 #include "flywheel/io/writer.hpp"         // write them
 #include "flywheel/model/batch.hpp"       // several sequences computed together
@@ -19,5 +21,6 @@
 #include "flywheel/model/plan.hpp"        // which device computes what of a model
 #include "flywheel/model/sampler.hpp"     // choose tokens
 #include "flywheel/model/session.hpp"     // prefill, generate, score, save
+#include "flywheel/quant/importance.hpp"  // importance matrices
 #include "flywheel/text/tokenizer.hpp"    // text to ids and back
 #include "flywheel/version.hpp"           // version numbers

@@ -27,6 +27,10 @@ void model_args::declare(CLI::App& app, bool model_required) {
       model_required ? "Model: a GGUF file or a Hugging Face folder"
                      : "Model: a GGUF file or a Hugging Face folder; default: the one that comes with flywheel");
   if (model_required) model->required();
+  declare_options(app);
+}
+
+void model_args::declare_options(CLI::App& app) {
   app.add_option("-t,--threads", threads, "Threads to use; default: one per physical core")->check(CLI::Range(1, 4096));
   app.add_option("--isa", isa, "Instruction set to use, one of those that 'flywheel info' lists; default: the best");
   app.add_option("--activations", activations,
@@ -85,6 +89,16 @@ session_options session_args::options() const {
   options.n_ctx = ctx;
   options.kv_type = find_dtype(kv_type)->type;  // one of those that declare() allows
   return options;
+}
+
+std::vector<evaluate::window> cut_text(const model& m, std::string_view text, const std::string& file, std::int32_t ctx,
+                                       bool second_half) {
+  evaluate::text_options options;
+  options.ctx = ctx;
+  options.protocol = second_half ? evaluate::protocol::second_half : evaluate::protocol::windows;
+  auto windows = evaluate::cut_windows(m.tokenizer(), text, options);
+  if (!windows) fail(windows.error().code, windows.error().where == "ctx" ? "--ctx" : file, windows.error().message);
+  return *std::move(windows);
 }
 
 std::vector<CLI::Option*> text_args::declare(CLI::App& app, const std::string& what) {

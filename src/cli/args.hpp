@@ -10,6 +10,7 @@
 
 #include "cli/device_args.hpp"
 #include "cli/terminal.hpp"
+#include "flywheel/evaluate/compare.hpp"
 #include "flywheel/model/model.hpp"
 
 namespace CLI {
@@ -30,6 +31,8 @@ struct model_args {
 
   /// Declares MODEL (required unless there is a default) and the options.
   void declare(CLI::App& app, bool model_required = true);
+  /// The options alone.
+  void declare_options(CLI::App& app);
   [[nodiscard]] flywheel::context make_context() const;
   /// Opens the model with a progress bar, and the devices that compute it before; Ctrl-C cancels. Whoever is done with
   /// the model calls used.finish(). Throws.
@@ -44,6 +47,11 @@ struct session_args {
   void declare(CLI::App& app, bool with_ctx = true);
   [[nodiscard]] session_options options() const;
 };
+
+/// The text of `file` as windows for the model (evaluate::cut_windows): llama-perplexity's, or all of it. Throws,
+/// naming the file.
+[[nodiscard]] std::vector<evaluate::window> cut_text(const model& m, std::string_view text, const std::string& file,
+                                                     std::int32_t ctx, bool second_half);
 
 /// --text, --file and --lines: what embed and rerank work on.
 struct text_args {

@@ -36,6 +36,8 @@ std::string details(const node& n) {
     if (a.norm_eps[0]) text += ", norm";
     if (a.rope) text += ", rope";
     if (!a.causal) text += ", not causal";
+  } else if (n.kind == op::tap) {
+    text += " point " + std::to_string(n.as<tap_attributes>().point);
   }
   return text;
 }

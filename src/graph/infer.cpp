@@ -275,6 +275,10 @@ bool infer_into(checker& c, const graph& g, const node& n, infos& out) {
       return true;
     case op::moe_ffn:
       return infer_moe(c, out);
+    case op::tap:
+      if (!c.attributes<tap_attributes>() || !c.inputs(1) || !c.activation(0)) return false;
+      out.push_back(c.in(0));
+      return true;
   }
   return c.complain("is not known");
 }

@@ -16,7 +16,9 @@ struct block {
   std::size_t offset = 0;
 };
 
-value residual_of(const node& n) {
+/// The input that the node's output may write over: a tap's is the same numbers, whoever else reads them later.
+value written_over(const node& n) {
+  if (n.kind == op::tap) return n.inputs[0];
   if (n.kind == op::linear && n.as<linear_attributes>().residual)
     return n.inputs[n.as<linear_attributes>().residual_input()];
   if (n.kind == op::moe_ffn) return n.inputs[moe_attributes::residual];
@@ -40,6 +42,10 @@ result<memory_plan> plan_memory(const graph& g, std::int64_t max_tokens, std::in
   constexpr auto unplaced = std::numeric_limits<std::size_t>::max();
   std::vector<std::size_t> block_of(g.values.size(), unplaced);
   std::vector<block> blocks;
+  const auto alone = [&](const node& n, value v) {  // no other input of the node lies there
+    return std::count_if(n.inputs.begin(), n.inputs.end(),
+                         [&](value other) { return other.valid() && block_of[other.index] == block_of[v.index]; }) == 1;
+  };
   for (std::size_t i = 0; i < g.nodes.size(); ++i) {
     const node& n = g.nodes[i];
     if (is_source(n.kind)) continue;
@@ -48,10 +54,10 @@ result<memory_plan> plan_memory(const graph& g, std::int64_t max_tokens, std::in
       const value_info& info = g.at(v);
       const auto max_rows = static_cast<std::size_t>(info.rows == row_kind::outputs ? max_outputs : max_tokens);
       const std::size_t bytes = max_rows * static_cast<std::size_t>(info.cols) * sizeof(float);
-      const value residual = residual_of(n);
-      if (residual.valid() && last_use[residual.index] == i && block_of[residual.index] != unplaced &&
-          std::count(n.inputs.begin(), n.inputs.end(), residual) == 1) {
-        block_of[v.index] = block_of[residual.index];
+      if (const value under = written_over(n);
+          under.valid() && block_of[under.index] != unplaced &&
+          (n.kind == op::tap || (blocks[block_of[under.index]].last == i && alone(n, under)))) {
+        block_of[v.index] = block_of[under.index];
       } else {
         block_of[v.index] = blocks.size();
         blocks.push_back({(bytes + alignment - 1) / alignment * alignment, i, i, 0});

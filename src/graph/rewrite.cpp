@@ -1,6 +1,8 @@
 #include "flywheel/graph/rewrite.hpp"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 namespace flywheel::inline v0::graph {
 namespace {
@@ -56,7 +58,71 @@ std::vector<product> products_of(const node& n) {
   return all;
 }
 
+/// Calls f(node, hidden, point) for every activation that a linear or the experts of a moe_ffn multiply with weights;
+/// `hidden`: it is what goes into the experts' `down`. Linears that share an activation are one call, at the first.
+template <class F>
+void each_tap_point(const graph& g, F&& f) {
+  const auto add = [&](tap_point& p, value v) {
+    const std::string& name = g.weight_of(v)->name;  // the parts of a fused tensor have one name
+    if (std::find(p.weights.begin(), p.weights.end(), name) == p.weights.end()) p.weights.push_back(name);
+  };
+  std::map<std::uint32_t, tap_point> shared;  // by activation
+  for (const node& n : g.nodes)
+    if (n.kind == op::linear)
+      for (std::size_t i = 0; i < n.as<linear_attributes>().weights; ++i)
+        add(shared[n.inputs[0].index], n.inputs[n.as<linear_attributes>().weight_input(i)]);
+  for (std::size_t i = 0; i < g.nodes.size(); ++i) {
+    const node& n = g.nodes[i];
+    if (n.kind == op::linear) {
+      const auto found = shared.find(n.inputs[0].index);
+      if (found == shared.end()) continue;
+      found->second.cols = g.at(n.inputs[0]).cols;
+      f(i, false, found->second);
+      shared.erase(found);
+    } else if (n.kind == op::moe_ffn) {
+      using in = moe_attributes;
+      tap_point x{{}, g.at(n.inputs[in::x]).cols, n.as<moe_attributes>().n_expert};
+      for (const std::size_t w : {in::gate, in::up}) add(x, n.inputs[w]);
+      f(i, false, x);
+      tap_point hidden{{}, g.weight_of(n.inputs[in::down])->dims.cols(), x.n_experts};
+      add(hidden, n.inputs[in::down]);
+      f(i, true, hidden);
+    }
+  }
+}
+
 }  // namespace
+
+void find_tap_points(const graph& g, std::vector<tap_point>& points) {
+  each_tap_point(g, [&](std::size_t, bool, const tap_point& p) {
+    if (std::find(points.begin(), points.end(), p) == points.end()) points.push_back(p);
+  });
+}
+
+graph insert_taps(graph g, std::span<const tap_point> points, const std::vector<bool>& wanted) {
+  std::vector<std::pair<std::size_t, node>> taps;  // before which node
+  std::map<std::uint32_t, value> tapped;           // activation -> what its tap gives
+  each_tap_point(graph(g), [&](std::size_t at, bool hidden, const tap_point& p) {
+    const auto point = static_cast<std::uint32_t>(std::find(points.begin(), points.end(), p) - points.begin());
+    if (point == points.size() || !wanted[point]) return;
+    node& n = g.nodes[at];
+    if (n.kind == op::moe_ffn) {
+      (hidden ? n.as<moe_attributes>().tap_hidden : n.as<moe_attributes>().tap_x) = point;
+      return;
+    }
+    const value x = n.inputs[0], y{static_cast<std::uint32_t>(g.values.size())};
+    g.values.push_back(g.at(x));
+    tapped[x.index] = y;
+    taps.emplace_back(at, node{op::tap, {x}, {y}, tap_attributes{point}});
+  });
+  for (node& n : g.nodes)
+    if (n.kind == op::linear)
+      if (const auto found = tapped.find(n.inputs[0].index); found != tapped.end()) n.inputs[0] = found->second;
+  for (auto t = taps.rbegin(); t != taps.rend(); ++t)
+    g.nodes.insert(g.nodes.begin() + static_cast<std::ptrdiff_t>(t->first), std::move(t->second));
+  refresh_producers(g);
+  return g;
+}
 
 graph group_linears(graph g) {
   hoist_sources(g);

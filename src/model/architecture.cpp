@@ -151,6 +151,10 @@ result<const architecture*> architecture_of(const io::metadata& meta) {
 result<graph::graph> build_graph(const architecture& arch, const io::archive& file, const hyperparameters& h,
                                  graph_output output) {
   FLYWHEEL_TRY(graph::graph plain, arch.build(file, h, output));
+  return optimized(std::move(plain));
+}
+
+result<graph::graph> optimized(graph::graph plain) {
   graph::graph whole = graph::optimize(std::move(plain));
   FLYWHEEL_CHECK(graph::validate(whole));
   return whole;

@@ -69,5 +69,7 @@ struct architecture {
 /// The file's graph, rewritten and checked. Errors: the architecture's own.
 [[nodiscard]] result<graph::graph> build_graph(const architecture& arch, const io::archive& file,
                                                const hyperparameters& h, graph_output output);
+/// The second half of build_graph.
+[[nodiscard]] result<graph::graph> optimized(graph::graph plain);
 
 }  // namespace flywheel::inline v0::detail

@@ -7,6 +7,7 @@
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/device/device.hpp"
+#include "flywheel/device/observer.hpp"
 #include "flywheel/graph/plan.hpp"
 #include "src/model/kv_cache.hpp"
 #include "src/model/placed_graphs.hpp"
@@ -104,20 +105,37 @@ std::optional<encoder_facts> encoder_facts_of(const io::archive& file, const gra
   return facts;
 }
 
+/// Asks the observer what it wants to see of the graphs of one model.
+std::vector<graph::graph> with_taps(std::vector<graph::graph> graphs, device::observer& observer) {
+  std::vector<graph::tap_point> points;
+  for (const graph::graph& g : graphs) graph::find_tap_points(g, points);
+  observer.begin(points);
+  std::vector<bool> wanted;
+  for (const graph::tap_point& p : points) wanted.push_back(observer.wants(p));
+  for (graph::graph& g : graphs) g = graph::insert_taps(std::move(g), points, wanted);
+  return graphs;
+}
+
 class graph_engine final : public engine {
  public:
   /// Everything that needs no tensor data.
   result<void> build(const io::archive& file, const context& ctx,
-                     std::vector<std::shared_ptr<const device::device>> devices) {
+                     std::vector<std::shared_ptr<const device::device>> devices,
+                     std::shared_ptr<device::observer> observer) {
     ctx_ = ctx;
+    observer_ = std::move(observer);
     FLYWHEEL_TRY(const architecture* arch, architecture_of(file.metadata()));
     FLYWHEEL_TRY(parameters_, read_hyperparameters(file));
     FLYWHEEL_TRY(auto cpu, device::make_cpu_device(ctx.isa().selected, ctx.activations()));
     devices.push_back(std::move(cpu));
     std::vector<graph::graph> graphs;
     for (std::size_t i = 0; i < graph_kinds; ++i) {
-      FLYWHEEL_TRY(graph::graph g, build_graph(*arch, file, parameters_, static_cast<graph_output>(i)));
+      FLYWHEEL_TRY(graph::graph g, arch->build(file, parameters_, static_cast<graph_output>(i)));
       graphs.push_back(std::move(g));
+    }
+    if (observer_) graphs = with_taps(std::move(graphs), *observer_);
+    for (graph::graph& g : graphs) {
+      FLYWHEEL_TRY(g, optimized(std::move(g)));
     }
     FLYWHEEL_CHECK(graphs_.place(ctx, std::move(devices), std::move(graphs)));
     encoder_ = encoder_facts_of(file, graphs_.at(0));
@@ -194,11 +212,13 @@ class graph_engine final : public engine {
     b.scratch = b.arena + w.scratch_offset;
     b.executor = &ctx_.executor();
     b.stop = c.stop;
+    b.observer = observer_.get();
     return graphs_.run(kind, b);
   }
 
  private:
   context ctx_;
+  std::shared_ptr<device::observer> observer_;
   hyperparameters parameters_;
   std::optional<encoder_facts> encoder_;
   std::uint64_t digest_ = 0;
@@ -211,9 +231,10 @@ class graph_engine final : public engine {
 namespace {
 template <class Fill>
 result<loaded_engine> make_engine(const io::archive& file, const context& ctx,
-                                  std::vector<std::shared_ptr<const device::device>> devices, Fill&& fill) {
+                                  std::vector<std::shared_ptr<const device::device>> devices,
+                                  std::shared_ptr<device::observer> observer, Fill&& fill) {
   auto made = std::make_unique<graph_engine>();
-  FLYWHEEL_CHECK(made->build(file, ctx, std::move(devices)));
+  FLYWHEEL_CHECK(made->build(file, ctx, std::move(devices), std::move(observer)));
   FLYWHEEL_CHECK(fill(*made));
   loaded_engine out;
   out.parameters = made->parameters();
@@ -224,14 +245,16 @@ result<loaded_engine> make_engine(const io::archive& file, const context& ctx,
 }  // namespace
 
 result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control,
-                                  std::vector<std::shared_ptr<const device::device>> devices) {
+                                  std::vector<std::shared_ptr<const device::device>> devices,
+                                  std::shared_ptr<device::observer> observer) {
   if (std::count(devices.begin(), devices.end(), nullptr) != 0)
     return error{errc::invalid_argument, "a device of the list is null", "devices"};
-  return make_engine(file, ctx, std::move(devices), [&](graph_engine& e) { return e.load(file, control); });
+  return make_engine(file, ctx, std::move(devices), std::move(observer),
+                     [&](graph_engine& e) { return e.load(file, control); });
 }
 
 result<loaded_engine> measure_engine(const io::archive& file, const context& ctx) {
-  return make_engine(file, ctx, {}, [&](graph_engine& e) { return e.measure(file); });
+  return make_engine(file, ctx, {}, {}, [&](graph_engine& e) { return e.measure(file); });
 }
 
 }  // namespace flywheel::inline v0::detail

@@ -19,9 +19,10 @@ struct loaded_engine {
   std::size_t weight_bytes = 0;
 };
 
-/// Builds, places on `devices` and the CPU, packs and compiles.
+/// Builds, places on `devices` and the CPU, packs and compiles. `observer` may be null.
 [[nodiscard]] result<loaded_engine> load_engine(const io::archive& file, const context& ctx, const control& control,
-                                                std::vector<std::shared_ptr<const device::device>> devices);
+                                                std::vector<std::shared_ptr<const device::device>> devices,
+                                                std::shared_ptr<device::observer> observer);
 
 /// The same without tensor data: an engine that can be asked for sizes, but must not run.
 [[nodiscard]] result<loaded_engine> measure_engine(const io::archive& file, const context& ctx);

@@ -71,7 +71,7 @@ result<model> model::open(const io::archive& file, const model_options& options)
   return detail::guarded([&]() -> result<model> {
     auto s = std::make_shared<state>();
     FLYWHEEL_TRY(s->ctx, context_or_default(options.context));
-    auto engine = detail::load_engine(file, s->ctx, options.control, options.devices);
+    auto engine = detail::load_engine(file, s->ctx, options.control, options.devices, options.observer);
     if (!engine) return detail::in_file(std::move(engine).error(), file);
     auto vocabulary = tokenizer_of(file, engine->parameters);
     if (!vocabulary) return detail::in_file(std::move(vocabulary).error(), file);

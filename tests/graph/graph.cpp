@@ -83,6 +83,13 @@ graph::graph block(const fixture& f) {
   return b.finish().value();
 }
 
+/// With every tap there can be.
+graph::graph tapped(const graph::graph& g) {
+  std::vector<graph::tap_point> points;
+  graph::find_tap_points(g, points);
+  return graph::insert_taps(g, points, std::vector<bool>(points.size(), true));
+}
+
 std::size_t count(const graph::graph& g, op kind) {
   std::size_t n = 0;
   for (const graph::node& node : g.nodes) n += node.kind == kind;
@@ -288,26 +295,32 @@ TEST_CASE("Validation finds broken graphs") {
 
 TEST_CASE("No two values that are alive together share memory") {
   const fixture f;
-  for (const graph::graph& g : {block(f), graph::optimize(block(f))}) {
+  for (const graph::graph& g : {block(f), graph::optimize(block(f)), graph::optimize(tapped(block(f)))}) {
     const auto plan = graph::plan_memory(g, 33, 5).value();
+    std::vector<std::size_t> numbers_of(g.values.size());  // a tap gives what it takes
     std::vector<std::size_t> begin(g.values.size(), 0), end(g.values.size(), 0), bytes(g.values.size(), 0);
     std::size_t sum = 0;
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
       for (graph::value v : g.nodes[i].outputs) {
+        numbers_of[v.index] = g.nodes[i].kind == op::tap ? numbers_of[g.nodes[i].inputs[0].index] : v.index;
         begin[v.index] = end[v.index] = i;
         bytes[v.index] =
             static_cast<std::size_t>(g.at(v).cols) * 4 * (g.at(v).rows == graph::row_kind::outputs ? 5 : 33);
       }
       for (graph::value v : g.nodes[i].inputs)
-        if (v.valid()) end[v.index] = i;
+        if (v.valid()) end[v.index] = end[numbers_of[v.index]] = i;
     }
     for (std::size_t a = 0; a < g.values.size(); ++a) {
       if (plan.offsets[a] == graph::memory_plan::none) continue;
+      if (numbers_of[a] != a) {
+        CHECK(plan.offsets[a] == plan.offsets[numbers_of[a]]);
+        continue;
+      }
       sum += bytes[a];
       CHECK(plan.offsets[a] % 64 == 0);
       CHECK(plan.offsets[a] + bytes[a] <= plan.arena_bytes);
       for (std::size_t b = 0; b < a; ++b) {
-        if (plan.offsets[b] == graph::memory_plan::none) continue;
+        if (plan.offsets[b] == graph::memory_plan::none || numbers_of[b] != b) continue;
         const bool apart =
             plan.offsets[a] + bytes[a] <= plan.offsets[b] || plan.offsets[b] + bytes[b] <= plan.offsets[a];
         // The only sharing allowed: a result over a residual that is last used where the result is made.
@@ -324,6 +337,39 @@ TEST_CASE("No two values that are alive together share memory") {
   }
   CHECK(!graph::plan_memory(block(f), 0, 1));
   CHECK(!graph::plan_memory(block(f), 1, std::int64_t{1} << 40));
+}
+
+TEST_CASE("Taps keep activations in memory, linears grouped, and the rest of a graph as it is") {
+  const fixture f;
+  const graph::graph plain = block(f);
+  std::vector<graph::tap_point> points;
+  graph::find_tap_points(plain, points);
+  const std::size_t found = points.size();
+  graph::find_tap_points(plain, points);
+  CHECK(points.size() == found);
+  REQUIRE(found > 1);
+
+  const graph::graph untouched = graph::insert_taps(plain, points, std::vector<bool>(found, false));
+  CHECK(untouched.to_string() == plain.to_string());
+
+  REQUIRE(graph::validate(tapped(plain)));
+  const graph::graph optimized = graph::optimize(tapped(plain));
+  REQUIRE(graph::validate(optimized));
+  CHECK(count(optimized, op::tap) == found - 2);  // the experts' points are the node's own
+  CHECK(first(optimized, op::moe_ffn)->as<graph::moe_attributes>().tap_x);
+  CHECK(first(optimized, op::moe_ffn)->as<graph::moe_attributes>().tap_hidden);
+  CHECK(count(optimized, op::linear) == count(graph::optimize(plain), op::linear));
+  CHECK(optimized.to_string().find("tap point 0 ") != std::string::npos);
+
+  // x goes into a product and is added to it: with a tap between, the sum must not write over what the product reads.
+  graph::builder b(f.file);
+  const graph::value x = b.embed(b.weight("table", {20, 16}), b.token_ids());
+  b.output(b.select_outputs(b.add(b.matmul(x, b.weight("wq", {16, 16})), x)));
+  const graph::graph g = graph::optimize(tapped(b.finish().value()));
+  const graph::node* sum = first(g, op::linear);
+  REQUIRE(sum->as<graph::linear_attributes>().residual);
+  const auto plan = graph::plan_memory(g, 33, 5).value();
+  CHECK(plan.offsets[sum->outputs[0].index] != plan.offsets[sum->inputs[0].index]);
 }
 
 TEST_CASE("A graph prints one line per operation") {

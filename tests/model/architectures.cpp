@@ -14,6 +14,7 @@
 #include "src/model/architecture.hpp"
 #include "support/catch.hpp"
 #include "support/data.hpp"
+#include "support/recording_observer.hpp"
 #include "support/reference_graph.hpp"
 #include "support/temp_folder.hpp"
 #include "support/tiny_model.hpp"
@@ -438,6 +439,109 @@ TEST_CASE("Every architecture's model gives the same logits on simulated NPUs, b
       CHECK(npu->report().submissions > 0);
     }
   }
+}
+
+namespace {
+
+/// Logits of every position, and of a token decoded behind them.
+std::vector<float> all_logits(const std::filesystem::path& path, unsigned threads,
+                              std::shared_ptr<device::observer> observer,
+                              std::vector<std::shared_ptr<const device::device>> devices = {}) {
+  context_options options;
+  options.threads = threads;
+  const model opened =
+      model::open(path, {context::create(options).value(), {}, std::move(devices), std::move(observer)}).value();
+  session_options exact;
+  exact.kv_type = dtype::f32;
+  exact.n_batch = 32;
+  session s = opened.new_session(exact).value();
+  std::vector<token_id> ids(70);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<token_id>(i * 7919 + 31) % opened.info().n_vocab;
+  std::vector<float> all;
+  s.prefill_rows(ids, 1, [&](std::size_t, std::span<const float> row) -> result<void> {
+     all.insert(all.end(), row.begin(), row.end());
+     return {};
+   }).value();
+  s.decode(3).value();
+  all.insert(all.end(), s.logits().begin(), s.logits().end());
+  return all;
+}
+
+bool equal_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("An observer sees what goes into every weight of every architecture, and changes nothing", "[observer]") {
+  for (const variant& v : variants) {
+    INFO(v.name << ", " << v.layers << " layers, " << v.experts << " experts");
+    const temp_folder folder;
+    const tiny_model m = write_variant(folder / "m.gguf", v, dtype::f32);
+    const io::archive file = io::archive::open(folder / "m.gguf").value();
+    const detail::hyperparameters h = detail::read_hyperparameters(file).value();
+    const graph::graph plain =
+        detail::architecture_of(file.metadata()).value()->build(file, h, detail::graph_output::logits).value();
+    std::vector<std::int32_t> ids(71), rows(ids.size());
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = i == 70 ? 3 : static_cast<std::int32_t>((i * 7919 + 31) % static_cast<std::size_t>(m.vocab));
+      rows[i] = static_cast<std::int32_t>(i);
+    }
+    reference_graph meaning(plain, file);
+    meaning.n_ctx = 128;
+    (void)meaning.run(ids, rows);
+
+    const auto seen = std::make_shared<recording_observer>(), by_three = std::make_shared<recording_observer>();
+    const std::vector<float> want = all_logits(folder / "m.gguf", 1, nullptr);
+    CHECK(equal_bits(all_logits(folder / "m.gguf", 1, seen), want));
+    CHECK(equal_bits(all_logits(folder / "m.gguf", 3, by_three), want));
+    CHECK(seen->rows == by_three->rows);
+    std::size_t compared = 0;
+    for (std::uint32_t p = 0; p < seen->points.size(); ++p) {
+      const device::observation_point& point = seen->points[p];
+      for (const std::string& weight : point.weights)
+        for (std::int64_t e = 0; e < std::max<std::int64_t>(1, point.n_experts); ++e) {
+          INFO(weight << ", expert " << e);
+          const auto expected = meaning.inputs.find({weight, e});
+          const auto got = seen->rows.find({p, e});
+          REQUIRE((expected == meaning.inputs.end()) == (got == seen->rows.end()));
+          if (got == seen->rows.end()) continue;  // an expert that no token chose
+          CHECK(distance(got->second, expected->second) < 2e-4);
+          ++compared;
+        }
+    }
+    CHECK(compared == meaning.inputs.size());
+  }
+}
+
+TEST_CASE("What an observer does not want is not in its way", "[observer]") {
+  const temp_folder folder;
+  write_variant(folder / "m.gguf", variants[1], dtype::q8_channel);
+  const auto none = std::make_shared<recording_observer>(), one = std::make_shared<recording_observer>();
+  none->wanted = [](const device::observation_point&) { return false; };
+  one->wanted = [](const device::observation_point& p) { return p.weights.front() == "blk.1.attn_q.weight"; };
+  const std::vector<float> want = all_logits(folder / "m.gguf", 1, nullptr);
+  CHECK(equal_bits(all_logits(folder / "m.gguf", 1, none), want));
+  CHECK(none->rows.empty());
+  CHECK(equal_bits(all_logits(folder / "m.gguf", 1, one), want));
+  REQUIRE(one->rows.size() == 1);
+  const device::observation_point& point = one->points[one->rows.begin()->first.first];
+  CHECK(point.weights == std::vector<std::string>{"blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.1.attn_v.weight"});
+  CHECK(one->rows.begin()->second.size() == static_cast<std::size_t>(71 * point.cols));
+}
+
+TEST_CASE("With products on an NPU an observer sees the same", "[observer][devices]") {
+  const temp_folder folder;
+  write_variant(folder / "m.gguf", variants[0], dtype::q8_channel);
+  const auto on_cpu = std::make_shared<recording_observer>(), on_npu = std::make_shared<recording_observer>();
+  const std::vector<float> want = all_logits(folder / "m.gguf", 1, on_cpu);
+  const auto npu = device::simulated_npu::create("hexagon-sim").value();
+  device::accelerator_options with;
+  with.min_multiply_adds = 0;
+  CHECK(equal_bits(all_logits(folder / "m.gguf", 1, on_npu, {device::make_accelerator(npu->table(), {}, with).value()}),
+                  want));
+  CHECK(npu->report().submissions > 0);
+  CHECK(on_npu->rows == on_cpu->rows);
 }
 
 TEST_CASE("An unknown architecture is refused with the nearest name and the keys that were found") {

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -42,6 +43,8 @@ class reference_graph {
   }
 
   std::int64_t n_ctx = 0;  ///< Positions the sequence may grow to.
+  /// What went into each tensor during run(), by name and expert (0: has none): [rows, cols].
+  std::map<std::pair<std::string, std::int64_t>, matrix> inputs;
 
   /// Results of the graph's first output for these tokens; `token_types` empty: all 0.
   matrix run(std::span<const std::int32_t> ids, std::span<const std::int32_t> output_rows,
@@ -50,6 +53,7 @@ class reference_graph {
     token_types_ = token_types;
     output_rows_ = output_rows;
     values_.assign(g_.values.size(), {});
+    inputs.clear();
     for (const graph::node& n : g_.nodes) evaluate(n);
     return values_[g_.outputs.at(0).index];
   }
@@ -119,6 +123,13 @@ class reference_graph {
         return static_cast<std::size_t>(ids_[t]);
     }
   }
+  /// Once for all parts of a fused tensor.
+  void note(graph::value weight, std::size_t expert, const matrix& x) {
+    const graph::weight_info& w = *g_.weight_of(weight);
+    if (w.first_row != 0) return;
+    matrix& all = inputs[{w.name, static_cast<std::int64_t>(expert)}];
+    all.insert(all.end(), x.begin(), x.end());
+  }
   /// x [rows, k] times the transpose of w [n, k].
   static matrix product(const matrix& x, std::span<const double> w, std::size_t n, std::size_t k) {
     matrix y(x.size() / k * n);
@@ -138,6 +149,7 @@ class reference_graph {
     std::vector<matrix> y;
     for (std::size_t i = 0; i < a.weights; ++i) {
       const matrix& w = in(n, a.weight_input(i));
+      note(n.inputs[a.weight_input(i)], 0, x);
       y.push_back(product(x, w, w.size() / k, k));
       if (a.biases && n.inputs[a.bias_input(i)].valid()) {
         const matrix& bias = in(n, a.bias_input(i));
@@ -314,6 +326,10 @@ class reference_graph {
         const matrix hu = product(row, {up.data() + e * ff * k, ff * k}, ff, k);
         for (std::size_t i = 0; i < ff; ++i)
           h[i] = gated(a.act, h[i] + bias(input::gate_bias, e * ff + i), hu[i] + bias(input::up_bias, e * ff + i));
+        note(n.inputs[input::gate], e, row);
+        if (g_.weight_of(n.inputs[input::up])->name != g_.weight_of(n.inputs[input::gate])->name)
+          note(n.inputs[input::up], e, row);
+        note(n.inputs[input::down], e, h);
         const matrix y = product(h, {down.data() + e * ff * k, ff * k}, k, ff);
         const double weight = scores[e] / (a.renormalize ? chosen : 1) * static_cast<double>(a.scale) *
                               (n.inputs[input::expert_scale].valid() ? in(n, input::expert_scale)[e] : 1);
@@ -399,6 +415,9 @@ class reference_graph {
         break;
       case graph::op::moe_ffn:
         moe(n);
+        break;
+      case graph::op::tap:
+        y = in(n, 0);
         break;
       default:
         throw std::logic_error("reference_graph: operation without a meaning here");

@@ -23,6 +23,8 @@
 
 namespace flywheel::inline v0::device {
 
+class observer;
+
 /// Weights that a device takes: signed codes with a scale per `group` elements of a row, 0: per row.
 struct weight_format {
   int bits = 8;
@@ -93,6 +95,7 @@ struct bindings {
   std::byte* scratch = nullptr;          ///< 64-byte aligned, executable::scratch_bytes.
   flywheel::executor* executor = nullptr;
   std::stop_token stop;
+  flywheel::device::observer* observer = nullptr;  ///< Is shown what passes the graph's taps; null: nobody is.
 };
 
 /// Weights as one device holds them: packed once, immutable, shared by all its executables.

@@ -45,11 +45,13 @@ struct estimate {
   double error = 0;
 };
 
-/// Over the scored positions of all windows. p: the model's probabilities, q: the baseline's.
+/// Over the scored positions of all windows. p: the model's probabilities, q: the baseline's. Errors are standard
+/// errors of the mean over positions, as llama-perplexity gives them: of the perplexity exp(mean) * error, of the root
+/// mean square r of a difference d error(d^2) / (2 r).
 struct comparison {
   std::int64_t positions = 0;
   estimate perplexity, baseline_perplexity;
-  estimate log_ratio;  ///< ln(perplexity / baseline's)
+  estimate log_ratio;  ///< ln(perplexity / baseline's); the error knows that both read the same text.
   estimate kl;         ///< Mean of KL(q || p), nats.
   double kl_median = 0, kl_p90 = 0, kl_p99 = 0, kl_max = 0;
   estimate same_top;     ///< Share of positions where both have the same most probable token.
@@ -57,16 +59,20 @@ struct comparison {
   double mean_delta_p = 0;
 };
 
-/// The baseline's log-probabilities at every scored position, kept in memory in 16 bits each, to compare many models
-/// with. Immutable; thread-safe.
+/// The baseline's log-probabilities at every scored position, to compare many models with: 2 * n_vocab bytes each, in
+/// memory up to a limit and beyond it in a temporary file without a name. What 16 bits change is less than 1e-8 nats of
+/// a mean KL divergence (src/evaluate/distribution.hpp). Immutable; thread-safe.
 class FLYWHEEL_API baseline {
  public:
   baseline() = default;
-  /// Errors: those of sessions; out_of_memory.
+  /// Runs every window by itself. `session.n_ctx` 0: as long as the longest window. Errors: invalid_argument (no
+  /// windows, or one without a scored token; logits that are not numbers), those of sessions, io (the temporary file),
+  /// cancelled, out_of_memory.
   [[nodiscard]] static result<baseline> compute(const model& base, std::vector<window> windows,
-                                                const session_options& session = {}, const control& control = {});
-  /// Runs another model with the same vocabulary over the same windows. Errors: invalid_argument (another number of
-  /// tokens in the vocabulary), those of sessions.
+                                                const session_options& session = {}, const control& control = {},
+                                                std::size_t max_memory = std::size_t{1} << 30);
+  /// Runs another model with the same vocabulary over the same windows. Memory beside the session's: 16 MiB of logits.
+  /// Errors: those of compute; invalid_argument (another number of tokens in the vocabulary).
   [[nodiscard]] result<comparison> compare(const model& other, const session_options& session = {},
                                            const control& control = {}) const;
   [[nodiscard]] std::span<const window> windows() const noexcept;

@@ -182,11 +182,18 @@ struct moe_attributes {
   bool renormalize = true;
   float scale = 1;
   activation act = activation::silu;
+  /// Points (see tap_attributes) at which the experts' rows of x, and of what goes into `down`, are shown.
+  std::optional<std::uint32_t> tap_x, tap_hidden;
 };
 
-using op_attributes = std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes,
-                                   rope_attributes, attention_attributes, delta_net_attributes, glu_attributes,
-                                   activate_attributes, scale_attributes, softcap_attributes, columns_attributes,
-                                   moe_attributes>;
+/// tap(x) -> x, which the run's observer is shown as rows of the point with this number (insert_taps).
+struct tap_attributes {
+  std::uint32_t point = 0;
+};
+
+using op_attributes =
+    std::variant<no_attributes, weight_attributes, norm_attributes, linear_attributes, rope_attributes,
+                 attention_attributes, delta_net_attributes, glu_attributes, activate_attributes, scale_attributes,
+                 softcap_attributes, columns_attributes, moe_attributes, tap_attributes>;
 
 }  // namespace flywheel::inline v0::graph

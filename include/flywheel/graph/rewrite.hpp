@@ -1,10 +1,32 @@
 // Rewrites: functions graph -> graph that keep the results and save work or barriers. Each works on any architecture.
 #pragma once
 
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
 #include "flywheel/core/config.hpp"
 #include "flywheel/graph/graph.hpp"
 
 namespace flywheel::inline v0::graph {
+
+/// A place where activations go into weights.
+struct tap_point {
+  std::vector<std::string> weights;  ///< Tensors that multiply these activations: attn_q, attn_k and attn_v of a layer.
+  std::int64_t cols = 0;             ///< Elements of a row: the weights' columns.
+  std::int64_t n_experts = 0;        ///< 0: no experts; each expert sees rows of its own.
+  friend bool operator==(const tap_point&, const tap_point&) = default;
+};
+
+/// Appends the points of a graph as its author wrote it (before the rewrites below) that `points` lacks, in the order
+/// of the graph: the inputs of linear, one for all that share it, and of moe_ffn's experts. Weights that are used twice
+/// in the same company are one point.
+FLYWHEEL_API void find_tap_points(const graph& g, std::vector<tap_point>& points);
+/// Puts a tap in front of every linear, and tells every moe_ffn to show its experts' rows, where wanted[i] for the
+/// point i. To be done before the rewrites below, which then leave these activations in memory. Results stay the same.
+[[nodiscard]] FLYWHEEL_API graph insert_taps(graph g, std::span<const tap_point> points,
+                                             const std::vector<bool>& wanted);
 
 /// linear(x, w1), linear(x, w2), ... of one x become one linear with several weights (QKV, gate and up): x is prepared
 /// once and the products share one barrier.

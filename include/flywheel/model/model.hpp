@@ -23,7 +23,8 @@ namespace flywheel::inline v0 {
 
 namespace device {
 class device;
-}
+class observer;
+}  // namespace device
 
 struct model_options {
   flywheel::context context;  ///< Empty: one with default options is created.
@@ -31,6 +32,8 @@ struct model_options {
   /// Who computes, most wanted first (device::open_device); the CPU takes what none of them does, and whatever a device
   /// did that is lost later.
   std::vector<std::shared_ptr<const device::device>> devices = {};
+  /// Is shown what goes into the weights (flywheel/device/observer.hpp), by the CPU; null: nothing is different.
+  std::shared_ptr<device::observer> observer = {};
 };
 
 /// Facts about a model, from its metadata.

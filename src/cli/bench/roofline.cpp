@@ -5,12 +5,18 @@
 
 #include "cli/bench/hardware.hpp"
 #include "cli/output.hpp"
+#include "cli/svg.hpp"
 
 namespace flywheel::cli {
 namespace {
 
 using measure::hardware_report;
 using measure::product_figures;
+using svg::attribute;
+using svg::line;
+using svg::number;
+using svg::point;
+using svg::words;
 
 // The drawing, in pixels. Labels of single rows stand on the left of the plot, those of many rows on its right.
 constexpr double width = 1280, height = 800, left = 250, top = 90, plot_width = 740, plot_height = 600;
@@ -25,39 +31,12 @@ std::string colour_of(std::size_t i) {
          (i % 2 == 0 ? "45%" : "32%") + ")";
 }
 
-struct point {
-  double x, y;
-};
-
 struct label {
   double at;  ///< y of the point it belongs to.
   point target;
   std::string text;
   std::string colour;
   double y = 0;  ///< Where it is written.
-};
-
-std::string number(double value) { return decimal(value, 1); }
-
-std::string attribute(const char* name, double value) { return std::string(" ") + name + "=\"" + number(value) + "\""; }
-
-std::string line(point a, point b, const std::string& style) {
-  return "<line" + attribute("x1", a.x) + attribute("y1", a.y) + attribute("x2", b.x) + attribute("y2", b.y) + " " +
-         style + "/>\n";
-}
-
-std::string words(point at, const std::string& text, const std::string& style) {
-  std::string safe;
-  for (const char c : text) safe += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : std::string(1, c);
-  return "<text" + attribute("x", at.x) + attribute("y", at.y) + " " + style + ">" + safe + "</text>\n";
-}
-
-/// Whole decades around what is drawn.
-struct scale {
-  double low, high, origin, length;
-  [[nodiscard]] double operator()(double value) const {
-    return origin + length * (std::log10(value) - std::log10(low)) / (std::log10(high) - std::log10(low));
-  }
 };
 
 /// Moves labels apart: each as near to its point as those above it allow, and the whole column within the plot.
@@ -95,15 +74,12 @@ class drawing {
   }
 
   std::string svg() {
-    out_ = "<svg xmlns=\"http://www.w3.org/2000/svg\"" + attribute("width", width) + attribute("height", height) +
-           " viewBox=\"0 0 " + number(width) + " " + number(height) +
-           "\" font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" "
-           "fill=\"white\"/>\n";
+    out_ = svg::begin(width, height);
     axes();
     products();
     roofs();
     heading();
-    return out_ + "</svg>\n";
+    return out_ + svg::end;
   }
 
  private:
@@ -113,18 +89,13 @@ class drawing {
   [[nodiscard]] point place(double x, double y) const { return {x_(x), y_(y)}; }
 
   void axes() {
-    const auto ticks = [&](const scale& s, auto draw) {
-      for (double decade = std::pow(10, std::floor(std::log10(s.low))); decade <= s.high; decade *= 10)
-        for (int digit = 1; digit < 10; ++digit)
-          if (decade * digit >= s.low && decade * digit <= s.high) draw(decade * digit, digit);
-    };
-    ticks(x_, [&](double v, int digit) {
+    svg::each_tick(x_, [&](double v, int digit) {
       out_ += line({x_(v), top}, {x_(v), top + plot_height}, digit == 1 ? "stroke=\"#ccc\"" : "stroke=\"#eee\"");
       if (digit == 1 || digit == 2 || digit == 5)
         out_ += words({x_(v), top + plot_height + 18}, v < 1 ? decimal(v, v < 0.1 ? 2 : 1) : decimal(v, 0),
                       "text-anchor=\"middle\" fill=\"#444\"");
     });
-    ticks(y_, [&](double v, int digit) {
+    svg::each_tick(y_, [&](double v, int digit) {
       out_ += line({left, y_(v)}, {left + plot_width, y_(v)}, digit == 1 ? "stroke=\"#ccc\"" : "stroke=\"#eee\"");
       if (digit == 1 || digit == 2 || digit == 5)
         out_ += words({left + 4, y_(v) - 3},
@@ -251,7 +222,7 @@ class drawing {
 
   const hardware_report& report_;
   std::vector<const product_figures*> points_;
-  scale x_{}, y_{};
+  svg::log_scale x_{}, y_{};
   std::string out_;
 };
 

@@ -52,6 +52,7 @@ class moe_step final : public step {
         });
         break;
       case 2:
+        show(w, at, a_.tap_x, at.gathered, x_.cols);
         each_tile(w, at, hidden_,
                   [&](std::int64_t e, std::int64_t first, std::int64_t count, std::int64_t col, std::int64_t cols) {
                     multiply(gate_, e, at.prepared, first, count, col, cols, at.gate, hidden_);
@@ -63,6 +64,7 @@ class moe_step final : public step {
                   });
         break;
       case 3:
+        show(w, at, a_.tap_hidden, at.gate, hidden_);
         each_expert(w, at, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
           prepare(*down_.weight, e, at.gate, first, count, at.prepared);
         });
@@ -229,6 +231,12 @@ class moe_step final : public step {
       const std::int64_t first = at.expert_start[e], count = at.expert_start[e + 1] - first;
       if (count > 0) f(e, first, count);
     });
+  }
+  /// Shows the run's observer the rows of every expert, if the graph asks for it.
+  void show(const worker_state& w, const areas& at, std::optional<std::uint32_t> point, const float* rows,
+            std::int64_t cols) const {
+    for (std::int64_t e = 0; point && e < a_.n_expert; ++e)
+      w.show({*point, e, rows + at.expert_start[e] * cols, at.expert_start[e + 1] - at.expert_start[e], cols});
   }
   template <class F>
   void each_tile(const worker_state& w, const areas& at, std::int64_t n, F&& f) const {

@@ -62,6 +62,9 @@ result<std::unique_ptr<const executable>> program::compile(const subgraph& part,
       case graph::op::moe_ffn:
         out->steps_.push_back(make_moe(context, n));
         break;
+      case graph::op::tap:
+        out->steps_.push_back(make_tap(context, n));
+        break;
       default:
         out->steps_.push_back(make_rowwise(context, n));
         break;

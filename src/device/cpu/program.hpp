@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "flywheel/device/device.hpp"
+#include "flywheel/device/observer.hpp"
 #include "kernels/registry.hpp"
 #include "src/device/cpu/cpu_weights.hpp"
 
@@ -71,6 +72,10 @@ struct worker_state {
       body(i);
     }
   }
+  /// Shows rows to the run's observer, if there is one; every worker calls it.
+  void show(const observed_rows& rows) const {
+    if (run.bound->observer && rows.rows > 0 && !run.stopping()) run.bound->observer->observe(rows, index, run.workers);
+  }
   /// Calls body(begin, end) once with this worker's fixed share of [0, items).
   template <class F>
   void split(std::int64_t items, F&& body) const {
@@ -131,6 +136,7 @@ std::unique_ptr<step> make_delta_net(const compile_context& c, const graph::node
 /// attention without `causal`
 std::unique_ptr<step> make_bidirectional_attention(const compile_context& c, const graph::node& n);
 std::unique_ptr<step> make_moe(const compile_context& c, const graph::node& n);
+std::unique_ptr<step> make_tap(const compile_context& c, const graph::node& n);
 /// embed, rms_norm, layer_norm, rope, glu, activate, add, scale, softcap, columns, select_outputs
 std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& n);
 /// Fills all rotary tables; the first step of a program that has any.

@@ -69,6 +69,27 @@ class embed_step final : public step {
   std::size_t stride_;
 };
 
+/// The memory plan lets the output lie where the input does, unless either is a result of the graph.
+class tap_step final : public step {
+ public:
+  tap_step(const compile_context& c, const graph::node& n)
+      : x_(c.value(n.inputs[0])), y_(c.value(n.outputs[0])), point_(n.as<graph::tap_attributes>().point) {}
+  void run(const worker_state& w, int /*phase*/) const override {
+    const float* x = w.run.at(x_);
+    float* y = w.run.at(y_);
+    if (x != y)
+      w.split(w.run.rows(x_), [&](std::int64_t begin, std::int64_t end) {
+        std::memcpy(y + begin * x_.cols, x + begin * x_.cols,
+                    static_cast<std::size_t>((end - begin) * x_.cols) * sizeof(float));
+      });
+    w.show({point_, 0, x, w.run.rows(x_), x_.cols});
+  }
+
+ private:
+  operand x_, y_;
+  std::uint32_t point_;
+};
+
 /// Angles per unit of position and factor of cosine and sine, for each rotating pair.
 struct rotation {
   rope_table table;
@@ -146,6 +167,10 @@ class rope_table_step final : public step {
 
 std::unique_ptr<step> make_rope_tables(const std::vector<rope_table>& ropes) {
   return std::make_unique<rope_table_step>(ropes);
+}
+
+std::unique_ptr<step> make_tap(const compile_context& c, const graph::node& n) {
+  return std::make_unique<tap_step>(c, n);
 }
 
 std::unique_ptr<step> make_rowwise(const compile_context& c, const graph::node& n) {
