@@ -2,6 +2,7 @@
 #include "flywheel/evaluate/compare.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -104,6 +105,17 @@ model_report report_on(const evaluate_args& args, const std::string& path,
   return r;
 }
 
+/// The texts' names: of their files, with the folder where two files have one name.
+std::vector<std::string> names_of(const std::vector<std::string>& texts) {
+  std::vector<std::string> names;
+  for (const std::string& text : texts) names.push_back(std::filesystem::path(text).filename().string());
+  const std::vector<std::string> files = names;
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    if (std::count(files.begin(), files.end(), files[i]) > 1)
+      names[i] = (std::filesystem::path(texts[i]).parent_path().filename() / files[i]).string();
+  return names;
+}
+
 /// Digits that tell small divergences apart.
 std::string nats(double value) { return decimal(value, 5); }
 std::string with_error(const evaluate::estimate& e, int digits, double factor = 1) {
@@ -111,6 +123,7 @@ std::string with_error(const evaluate::estimate& e, int digits, double factor = 
 }
 
 void print_table(const evaluate_args& args, const std::vector<model_report>& reports) {
+  const std::vector<std::string> names = names_of(args.texts);
   using side = table::align;
   table rows({{"model"},
               {"size", side::right},
@@ -130,9 +143,9 @@ void print_table(const evaluate_args& args, const std::vector<model_report>& rep
       const evaluate::comparison& c = r.texts[i];
       const bool first = i == 0;
       rows.row({first ? r.name : "", first ? human_bytes(r.bytes) : "", first ? decimal(r.bits_per_weight, 2) : "",
-                first ? human_bytes(r.footprint) : "", std::filesystem::path(args.texts[i]).filename().string(),
-                with_error(c.perplexity, 3), nats(c.kl.value) + " ± " + nats(c.kl.error), nats(c.kl_median),
-                nats(c.kl_p99), with_error(c.same_top, 2, 100) + "%", with_error(c.delta_p_rms, 2, 100) + "%",
+                first ? human_bytes(r.footprint) : "", names[i], with_error(c.perplexity, 3),
+                nats(c.kl.value) + " ± " + nats(c.kl.error), nats(c.kl_median), nats(c.kl_p99),
+                with_error(c.same_top, 2, 100) + "%", with_error(c.delta_p_rms, 2, 100) + "%",
                 first && args.speed ? decimal(r.prefill_tps, 1) : "",
                 first && args.speed ? decimal(r.decode_tps, 1) : ""});
     }
@@ -205,11 +218,12 @@ int compare_models(evaluate_args args) {
                      {"models", list}}));
     return success;
   }
+  const std::vector<std::string> names = names_of(args.texts);
   std::string line = "against " + printable(args.loading.path);
   for (std::size_t i = 0; i < args.texts.size(); ++i) {
     const evaluate::comparison& c = reports.front().texts[i];
-    line += (i == 0 ? ": " : ", ") + printable(std::filesystem::path(args.texts[i]).filename().string()) +
-            " perplexity " + decimal(c.baseline_perplexity.value, 3) + " over " + grouped(c.positions) + " tokens";
+    line += (i == 0 ? ": " : ", ") + printable(names[i]) + " perplexity " + decimal(c.baseline_perplexity.value, 3) +
+            " over " + grouped(c.positions) + " tokens";
   }
   print_line(line + "\n");
   print_table(args, reports);

@@ -106,8 +106,9 @@ result<importance_matrix> collect_importance(const io::archive& file, std::strin
     std::uint64_t done = 0;
     for (const evaluate::window& w : windows) {
       s.clear();
+      // All logits: the last layer computes what is asked for alone.
       const auto nothing = [](std::size_t, std::span<const float>) -> result<void> { return {}; };
-      FLYWHEEL_CHECK(s.prefill_rows(w.ids, importance_output_every, nothing, {{}, options.control.stop}));
+      FLYWHEEL_CHECK(s.prefill_rows(w.ids, 1, nothing, {{}, options.control.stop}));
       if (options.control.progress) options.control.progress(++done, windows.size(), "importance");
     }
     FLYWHEEL_TRY(importance_matrix out, observer->take());

@@ -84,7 +84,7 @@ TEST_CASE("A distribution in 16 bits diverges from itself by less than 1e-8, fro
       const auto other = evaluate::compare(*row, codes, p, next);
       REQUIRE(other);
       // Of one row; the steps' errors have both signs and cancel over many.
-      CHECK(std::abs(other->kl - kl_of(q, p)) < 2e-5 * std::sqrt(kl_of(q, p)) + 1e-8);
+      CHECK(std::abs(other->kl - kl_of(q, p)) < 1e-4 * std::sqrt(kl_of(q, p)) + 1e-8);
       CHECK(other->log_p == Approx(log_p[n / 2]).margin(1e-9));
       CHECK(other->top == std::max_element(p.begin(), p.end()) - p.begin());
     }

@@ -24,7 +24,8 @@ struct observed_rows {
 
 /// Passive: what it sees is the exact f32 input of the weights' products, which it must not change, in the order of the
 /// graph; results of the model are the same bit for bit as without it. It sees rows that are computed: an output head
-/// only those whose logits are wanted, an expert only those that chose it. Models take one in model_options.
+/// and what comes before it behind the last attention only those whose logits are wanted, an expert those that chose
+/// it. Models take one in model_options.
 class FLYWHEEL_API observer {
  public:
   virtual ~observer();

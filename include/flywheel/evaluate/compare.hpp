@@ -60,8 +60,8 @@ struct comparison {
 };
 
 /// The baseline's log-probabilities at every scored position, to compare many models with: 2 * n_vocab bytes each, in
-/// memory up to a limit and beyond it in a temporary file without a name. What 16 bits change is less than 1e-8 nats of
-/// a mean KL divergence (src/evaluate/distribution.hpp). Immutable; thread-safe.
+/// memory up to a limit and beyond it in a temporary file without a name. A model diverges from its own stored form by
+/// less than 1e-8 nats (src/evaluate/distribution.hpp). Immutable; thread-safe.
 class FLYWHEEL_API baseline {
  public:
   baseline() = default;

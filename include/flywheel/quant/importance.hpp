@@ -1,7 +1,6 @@
 // Importance matrices: per input channel of every weight, the mean square of what went into it over a calibration text.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -39,9 +38,6 @@ struct importance_matrix {
   /// Writes the GGUF form (temporary name, rename). Errors: invalid_argument (an entry that contradicts itself), io.
   [[nodiscard]] FLYWHEEL_API result<void> write(const std::filesystem::path& path) const;
 };
-
-/// The output head sees every fourth row: enough for means, and large vocabularies cost little.
-inline constexpr std::size_t importance_output_every = 4;
 
 struct importance_options {
   std::int32_t chunk = 512;     ///< Tokens of a window.
