@@ -25,7 +25,9 @@ constexpr block_recipe recipes[] = {
     {dtype::q3_k, 108, -1, 42, 0},       {dtype::q4_k, 0, 2, 260, -7.5F},  {dtype::q5_k, 0, 2, 520, -15.5F},
     {dtype::q6_k, 208, -1, 1370, 0},     {dtype::iq4_nl, 0, -1, 70, 0},    {dtype::iq4_xs, 0, -1, 1290, 0},
     {dtype::q8_g128, 0, -1, 74, 0},      {dtype::q4_g128, 0, -1, 4.6F, 0}, {dtype::q8_channel, 0, -1, 74, 0},
-    {dtype::q4_channel, 0, -1, 4.6F, 0},
+    {dtype::q4_channel, 0, -1, 4.6F, 0}, {dtype::iq2_xxs, 0, -1, 53, 0},   {dtype::iq2_xs, 0, -1, 56, 0},
+    {dtype::iq2_s, 0, -1, 56, 0},        {dtype::iq3_xxs, 0, -1, 142, 0},  {dtype::iq3_s, 0, -1, 140, 0},
+    {dtype::iq1_s, 0, -1, 7.2F, 0},      {dtype::iq1_m, 48, -1, 7.2F, 0},
 };
 
 const block_recipe* recipe_of(dtype type) noexcept {
@@ -62,6 +64,13 @@ void fill_random_rows(random_bits& random, dtype type, std::int64_t cols, float 
     const std::uint16_t scale = formats::f32_to_f16(deviation / r->deviation);
     const std::uint16_t offset = formats::f32_to_f16(-r->centre * deviation / r->deviation);
     for (std::size_t at = 0; at < out.size(); at += facts.block_bytes) {
+      if (type == dtype::iq1_m) {  // a nibble of the scale above each of four words
+        for (std::size_t i = 0; i < 4; ++i) {
+          std::byte& high = out[at + r->scale + 2 * i + 1];
+          high = (high & std::byte{15}) | static_cast<std::byte>((scale >> (4 * i)) << 4);
+        }
+        continue;
+      }
       std::memcpy(out.data() + at + r->scale, &scale, sizeof scale);
       if (r->offset >= 0) std::memcpy(out.data() + at + static_cast<std::size_t>(r->offset), &offset, sizeof offset);
     }

@@ -17,10 +17,11 @@ constexpr std::int64_t slice_bytes = std::int64_t{8} << 20;  ///< Stored bytes t
 
 /// general.file_type of a model whose matrices have this type; llama.h, LLAMA_FTYPE_*.
 constexpr std::pair<dtype, std::uint32_t> file_types[] = {
-    {dtype::f32, 0},    {dtype::f16, 1},    {dtype::q4_0, 2},    {dtype::q4_1, 3},    {dtype::q8_0, 7},
-    {dtype::q5_0, 8},   {dtype::q5_1, 9},   {dtype::q2_k, 10},   {dtype::q3_k, 11},   {dtype::q4_k, 14},
-    {dtype::q5_k, 16},  {dtype::q6_k, 18},  {dtype::iq4_nl, 25}, {dtype::iq4_xs, 30}, {dtype::bf16, 32},
-    {dtype::tq1_0, 36}, {dtype::tq2_0, 37}, {dtype::mxfp4, 38}};
+    {dtype::f32, 0},    {dtype::f16, 1},     {dtype::q4_0, 2},     {dtype::q4_1, 3},    {dtype::q8_0, 7},
+    {dtype::q5_0, 8},   {dtype::q5_1, 9},    {dtype::q2_k, 10},    {dtype::q3_k, 11},   {dtype::q4_k, 14},
+    {dtype::q5_k, 16},  {dtype::q6_k, 18},   {dtype::iq2_xxs, 19}, {dtype::iq2_xs, 20}, {dtype::iq3_xxs, 23},
+    {dtype::iq1_s, 24}, {dtype::iq4_nl, 25}, {dtype::iq3_s, 26},   {dtype::iq2_s, 28},  {dtype::iq4_xs, 30},
+    {dtype::iq1_m, 31}, {dtype::bf16, 32},   {dtype::tq1_0, 36},   {dtype::tq2_0, 37},  {dtype::mxfp4, 38}};
 
 bool is_float(dtype type) noexcept { return type == dtype::f32 || type == dtype::f16 || type == dtype::bf16; }
 

@@ -10,8 +10,9 @@ using namespace flywheel::test;
 TEST_CASE("synth writes models of every type that run") {
   const temp_folder folder;
   const std::string path = (folder / "m.gguf").string();
-  for (const char* type : {"f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "q2_k", "q3_k",
-                           "iq4_nl", "iq4_xs"}) {
+  for (const char* type :
+       {"f32",  "f16",    "q8_0",   "q4_0",  "q4_1",    "q5_0",  "q5_1",   "q4_k",    "q5_k",  "q6_k", "q2_k",
+        "q3_k", "iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}) {
     INFO(type);
     const json written = flywheel_command({"synth", "tiny", type, path, "--json"}).parsed();
     CHECK(written.at("parameters").get<std::int64_t>() == 1436928);

@@ -113,6 +113,32 @@ TEST_CASE("blocks decode where the layout puts each value", "[formats]") {
   CHECK((out[0] == 1 && out[1] == 2 && out[2] == -1 && out[63] == 1));
 }
 
+TEST_CASE("codebook blocks decode where the layout puts each value", "[formats]") {
+  // Every codebook begins with all values on the lowest level; point 1 raises the first value most.
+  auto out =
+      decode(dtype::iq2_xxs, block(dtype::iq2_xxs, {{1, 0x3C}, {2, 1}, {3, 2}, {6, 0x81}, {7, 0x01}, {9, 0x20}}));
+  // Scale (2 * 2 + 1) / 8; signs 1 and 3, to which 1 must add the eighth.
+  CHECK((out[0] == -26.875F && out[1] == 5 && out[7] == -5));
+  CHECK((out[8] == -15.625F && out[9] == -15.625F && out[10] == 5 && out[15] == 5 && out[255] == 1));
+  out = decode(dtype::iq2_xs,
+               block(dtype::iq2_xs, {{1, 0x3C}, {2, 1}, {3, 2}, {64, 0xFF}, {65, 0xFF}, {66, 0x02}, {73, 0x10}}));
+  CHECK((out[0] == -26.875F && out[1] == 5 && out[7] == -5 && out[16] == 1));
+  CHECK((out[248] == -16.125F && out[255] == -16.125F));  // point 511: all 43; seven signs make eight
+  out = decode(dtype::iq2_s,
+               block(dtype::iq2_s, {{1, 0x3C}, {2, 1}, {33, 255}, {34, 1}, {65, 0x80}, {73, 0xC0}, {81, 0x10}}));
+  CHECK((out[0] == -5.375F && out[1] == 1 && out[254] == 16.125F && out[255] == -16.125F));
+  out = decode(dtype::iq3_xxs, block(dtype::iq3_xxs, {{1, 0x3C}, {3, 5}, {66, 0x10}, {69, 0x30}}));
+  CHECK((out[0] == 7 && out[4] == -108.5F && out[5] == 21 && out[6] == 7 && out[7] == -7 && out[32] == 1));
+  out = decode(dtype::iq3_s,
+               block(dtype::iq3_s, {{1, 0x3C}, {2, 3}, {65, 255}, {73, 0x80}, {105, 0x80}, {106, 2}, {109, 0x10}}));
+  CHECK((out[0] == 55 && out[1] == 5 && out[32] == 1 && out[252] == 3 && out[254] == 45 && out[255] == -45));
+  out = decode(dtype::iq1_s, block(dtype::iq1_s, {{1, 0x3C}, {2, 1}, {33, 255}, {35, 0x20}, {49, 0x8E}}));
+  CHECK((out[0] == 5.625F && out[1] == -4.375F && out[32] == -0.875F && out[255] == 0.875F && out[247] == -1.125F));
+  out = decode(dtype::iq1_m,
+               block(dtype::iq1_m, {{0, 1}, {31, 255}, {32, 8}, {47, 0x70}, {48, 2}, {53, 0xC0}, {55, 0x32}}));
+  CHECK((out[0] == 4.375F && out[1] == -5.625F && out[8] == -4.375F && out[16] == -0.875F && out[255] == 3.375F));
+}
+
 TEST_CASE("encoders stay within the error their step allows", "[formats]") {
   fw::test::tiny_random random(3);
   std::vector<float> x(32 * 200);
@@ -227,7 +253,7 @@ TEST_CASE("no bytes and no values are too strange for a codec", "[formats]") {
       decode(bytes.get() + 1, facts.block_elements * 3, out.get());
     }
   }
-  CHECK(decoders >= 37);
+  CHECK(decoders >= 44);
 }
 
 TEST_CASE("decode says what it cannot do", "[formats]") {

@@ -85,6 +85,12 @@ inline std::vector<int> f16_fields(dtype type) {
     case dtype::q8_0:
     case dtype::iq4_nl:
     case dtype::iq4_xs:
+    case dtype::iq3_xxs:
+    case dtype::iq3_s:
+    case dtype::iq2_xxs:
+    case dtype::iq2_xs:
+    case dtype::iq2_s:
+    case dtype::iq1_s:
     case dtype::q1_0:
     case dtype::q2_0:
     case dtype::q8_g128:
@@ -144,6 +150,11 @@ inline std::vector<std::byte> random_row(dtype type, std::int64_t k, random_sour
   for (std::size_t at = 0; at < row.size(); at += facts.block_bytes) {
     for (const int field : f16_fields(type))
       put(at + static_cast<std::size_t>(field), formats::f32_to_f16(0.01f + random.number(0.01f)));
+    if (type == dtype::iq1_m) {  // f16 0x2108, 0.01: a nibble above each of four words
+      const int nibbles[] = {0x80, 0x00, 0x10, 0x20};
+      for (std::size_t i = 0; i < 4; ++i)
+        row[at + 49 + 2 * i] = (row[at + 49 + 2 * i] & std::byte{15}) | static_cast<std::byte>(nibbles[i]);
+    }
     if (type == dtype::mxfp4) row[at] = static_cast<std::byte>(120 + random.below(12));
     if (type == dtype::nvfp4)
       for (std::size_t i = 0; i < 4; ++i) row[at + i] = static_cast<std::byte>(random.below(0x78));
