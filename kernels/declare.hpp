@@ -12,6 +12,7 @@ namespace flywheel::inline v0::kernels {
 #define FLYWHEEL_TO_F32(type, isa) FLYWHEEL_WHEN_##isa(std::remove_pointer_t<to_f32_fn> to_f32_##type##_##isa;)
 #include "kernels/activation/kernels.inc"
 #include "kernels/attention/kernels.inc"
+#include "kernels/codebook/kernels.inc"
 #include "kernels/convert/kernels.inc"
 #include "kernels/delta_net/kernels.inc"
 #include "kernels/norm/kernels.inc"

@@ -29,6 +29,7 @@ constexpr void add_lines(kernel_set& set, cluster isa) {
 #define FLYWHEEL_TO_F32(type, name)
 #include "kernels/activation/kernels.inc"
 #include "kernels/attention/kernels.inc"
+#include "kernels/codebook/kernels.inc"
 #include "kernels/convert/kernels.inc"
 #include "kernels/delta_net/kernels.inc"
 #include "kernels/norm/kernels.inc"

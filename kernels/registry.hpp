@@ -9,6 +9,7 @@
 #include "kernels/activation/activation.hpp"
 #include "kernels/attention/attention.hpp"
 #include "kernels/cluster.hpp"
+#include "kernels/codebook/codebook.hpp"
 #include "kernels/convert/convert.hpp"
 #include "kernels/delta_net/delta_net.hpp"
 #include "kernels/matmul/matmul.hpp"
@@ -37,6 +38,10 @@ struct kernel_set {
   scaled_add_fn scaled_add;
   scale_fn scale;
   softcap_fn softcap;
+  codebook_terms_fn codebook_terms;
+  codebook_least_fn codebook_least;
+  codebook_nearest_fn codebook_nearest;
+  ternary_least_fn ternary_least;
   f32_to_f16_fn f32_to_f16;
   f32_to_q8_fn f32_to_q8;
   quantize_fn quantize;

@@ -12,8 +12,9 @@ namespace flywheel::inline v0::quant {
 struct codebook_format {
   dtype type;
   bool wants_importance;  ///< Whether the result is of little use without.
-  /// Encodes args.rows rows; called by many threads at once, must not allocate or throw.
-  void (*encode)(const kernels::quantize_args& args, const kernels::kernel_set& kernels);
+  std::int64_t scratch;   ///< Floats that encode() needs to work with.
+  /// Encodes args.rows rows; called by many threads at once, each with scratch of its own; must not allocate or throw.
+  void (*encode)(const kernels::quantize_args& args, const kernels::kernel_set& kernels, float* scratch);
 };
 
 /// A new codebook format is a row of the table in codebooks.cpp.

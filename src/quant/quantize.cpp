@@ -95,7 +95,8 @@ class rows_encoder {
         codebook_(find_codebook(how.type)),
         out_(out),
         grain_(std::max<std::int64_t>(1, grain_elements / std::max<std::int64_t>(1, from.cols))),
-        rooms_(pool_.concurrency(), std::vector<float>(static_cast<std::size_t>(grain_ * from.cols))) {}
+        rooms_(pool_.concurrency(), std::vector<float>(static_cast<std::size_t>(
+                                        grain_ * from.cols + (codebook_ != nullptr ? codebook_->scratch : 0)))) {}
 
   /// Rows [begin, end); on return lowest_bad() says where the first unusable value is.
   void run(std::int64_t begin, std::int64_t end) {
@@ -115,6 +116,7 @@ class rows_encoder {
   [[nodiscard]] std::int64_t lowest_bad() const noexcept { return bad_; }
 
  private:
+  /// room: rows, and what a codebook format needs.
   void encode(std::int64_t first, std::int64_t n, float* room) {
     const std::int64_t cols = from_.cols;
     const float* const x = from_.read(first, n, room);
@@ -146,7 +148,7 @@ class rows_encoder {
         args.importance_factor = how.factor;
       }
       if (codebook_ != nullptr)
-        codebook_->encode(args, kernels_);
+        codebook_->encode(args, kernels_, room + grain_ * cols);
       else if (how_.type == dtype::f16)
         kernels_.f32_to_f16(args.x, args.rows * cols, reinterpret_cast<std::uint16_t*>(args.out));
       else if (is_plain(how_.type))

@@ -1,4 +1,5 @@
 // quantize(), quantize_rows() and find_grid() for every scalar format.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -98,7 +99,24 @@ double relative_error(const std::vector<float>& x, const std::vector<float>& y, 
   return std::sqrt(error / power);
 }
 
-bool searches(dtype type) { return fw::quant::find_grid(type) != nullptr; }
+/// Formats whose groups are points of a codebook: as above, of search; and what an outlier of 1000 may cost, since its
+/// neighbours cannot be much smaller than it.
+struct codebook_bound {
+  dtype type;
+  double rms, worse, outlier;
+};
+constexpr codebook_bound codebook_bounds[] = {
+    {dtype::iq2_xxs, 0.333, 1.13, 0.75}, {dtype::iq2_xs, 0.293, 1.1, 0.62}, {dtype::iq3_xxs, 0.181, 1.09, 0.39},
+    {dtype::iq1_s, 0.459, 1.33, 0.55},   {dtype::iq3_s, 0.134, 1.09, 0.37}, {dtype::iq2_s, 0.245, 1.12, 0.62},
+    {dtype::iq1_m, 0.424, 1.23, 0.42},
+};
+
+bool is_codebook(dtype type) {
+  return std::any_of(std::begin(codebook_bounds), std::end(codebook_bounds),
+                     [type](const codebook_bound& b) { return b.type == type; });
+}
+
+bool searches(dtype type) { return fw::quant::find_grid(type) != nullptr || is_codebook(type); }
 
 std::string message(const fw::result<fw::tensor>& failed, errc code) {
   REQUIRE_FALSE(failed);
@@ -358,5 +376,80 @@ TEST_CASE("errors are below the common quantizer's", "[quant]") {
     }
     ++compared;
   }
-  CHECK(compared >= 50);
+  CHECK(compared >= 66);
+}
+
+TEST_CASE("codebook formats are encoded within their error", "[quant]") {
+  constexpr std::int64_t cols = 512;
+  const std::vector<float> x = normal(16 * cols, 11);
+  std::vector<float> importance(cols);
+  fw::test::tiny_random random(13);
+  for (float& one : importance) one = std::exp(2 * random.normal());
+  for (const codebook_bound& b : codebook_bounds) {
+    INFO(fw::to_string(b.type));
+    REQUIRE(fw::quant::can_quantize(b.type));
+    CHECK(fw::quant::find_grid(b.type) == nullptr);
+    CHECK(fw::quant::wants_importance(b.type) == (b.type != dtype::iq3_s));
+    const std::vector<float> plain = round_trip(x, cols, {b.type, rounding::search, {}});
+    const double nearest = relative_error(x, round_trip(x, cols, {b.type, rounding::nearest, {}}));
+    const double search = relative_error(x, plain);
+    CHECK(nearest <= b.rms * b.worse);
+    CHECK(search <= b.rms);
+    CHECK(search < nearest);
+    CHECK(relative_error(x, round_trip(x, cols, {b.type, rounding::greedy, {}})) < 1.001 * search);
+
+    const std::vector<float> aware = round_trip(x, cols, {b.type, rounding::search, importance});
+    CHECK(relative_error(x, aware, &importance) < 0.97 * relative_error(x, plain, &importance));
+    const std::vector<float> none(cols);
+    CHECK(round_trip(x, cols, {b.type, rounding::search, none}) == plain);
+  }
+}
+
+TEST_CASE("codebook formats take any row", "[quant]") {
+  constexpr std::int64_t cols = 512;
+  for (const codebook_bound& b : codebook_bounds)
+    for (const rounding method : methods) {
+      INFO(fw::to_string(b.type) << " method " << static_cast<int>(method));
+      const recipe how{b.type, method, {}};
+      const std::vector<float> zero(cols);
+      CHECK(round_trip(zero, cols, how) == zero);
+      for (const float value : {1.0F, -0.37F, 3e-3F}) {
+        const std::vector<float> constant(cols, value);
+        CHECK(relative_error(constant, round_trip(constant, cols, how)) <= (method == rounding::nearest ? 0.5 : 0.01));
+      }
+      // Zeros and one sub-block that is not; one value alone has an odd sign.
+      std::vector<float> lonely(cols);
+      lonely[300] = -2;
+      const double factor = method == rounding::nearest ? 1.4 : 1;
+      CHECK(relative_error(lonely, round_trip(lonely, cols, how)) <= factor * b.outlier);
+
+      std::vector<float> outlier = normal(cols, 15);
+      outlier[100] = 1e3F;
+      CHECK(relative_error(outlier, round_trip(outlier, cols, how)) <= factor * b.outlier);
+
+      for (const float scale : {1e-44F, 1e-38F, 1e-20F, 2e-6F, 1e7F, 1e18F, 6e37F}) {
+        std::vector<float> scaled = normal(cols, 16);
+        for (float& one : scaled) one *= scale;
+        const std::vector<float> y = round_trip(scaled, cols, how);
+        for (const float one : y) REQUIRE(std::isfinite(one));
+        if (scale == 2e-6F) CHECK(relative_error(scaled, y) < 0.8);  // scales are the smallest f16 numbers
+      }
+    }
+}
+
+TEST_CASE("codebook formats give the same bytes with any number of threads", "[quant]") {
+  constexpr std::int64_t cols = 512;
+  const std::vector<float> x = normal(120 * cols, 21);
+  for (const codebook_bound& b : codebook_bounds) {
+    std::vector<std::byte> first;
+    for (const unsigned threads : {1U, 3U}) {
+      fw::context_options options;
+      options.threads = threads;
+      const auto out = quantize(matrix(x, cols), {b.type, rounding::search, {}}, fw::context::create(options).value());
+      REQUIRE(out);
+      const std::span<const std::byte> bytes(out->view().data, out->bytes());
+      if (first.empty()) first.assign(bytes.begin(), bytes.end());
+      CHECK(std::equal(bytes.begin(), bytes.end(), first.begin(), first.end()));
+    }
+  }
 }
