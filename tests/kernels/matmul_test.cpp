@@ -161,8 +161,8 @@ TEST_CASE("matmul kernels equal their reference over shapes and tails", "[kernel
 }
 
 TEST_CASE("matmul kernels take zeros, denormals and the largest magnitudes", "[kernels][matmul]") {
-  random_source random(2);
   for_each_kernel([&](const matmul_kernel& kernel) {
+    random_source random(2);  // the same for every kernel, however many there are
     const std::int64_t k = info(kernel.weight)->block_elements <= 2 ? 288 : 256;
     const std::int64_t m = 7;
     for (const codes fill : {codes::random, codes::all_zero, codes::all_one}) {
