@@ -133,7 +133,7 @@ class quality_drawing {
       };
       const auto search = [&] {
         for (double radius = 9; radius < 200; radius += 10)
-          for (const double angle : {0.0, -0.6, 0.6, 3.14159, -1.5708, 1.5708, -2.5, 2.5})
+          for (const double angle : {-0.6, 0.0, 0.6, 3.14159, -1.5708, 1.5708, -2.5, 2.5})
             if (free(std::abs(std::sin(angle)) > 0.9 ? radius + 6 : radius, angle)) {
               beside = radius < 20;
               return;
