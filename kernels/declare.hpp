@@ -15,6 +15,7 @@ namespace flywheel::inline v0::kernels {
 #include "kernels/codebook/kernels.inc"
 #include "kernels/convert/kernels.inc"
 #include "kernels/delta_net/kernels.inc"
+#include "kernels/feedback/kernels.inc"
 #include "kernels/norm/kernels.inc"
 #include "kernels/quantize/kernels.inc"
 #include "kernels/roof/kernels.inc"

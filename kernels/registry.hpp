@@ -12,6 +12,7 @@
 #include "kernels/codebook/codebook.hpp"
 #include "kernels/convert/convert.hpp"
 #include "kernels/delta_net/delta_net.hpp"
+#include "kernels/feedback/feedback.hpp"
 #include "kernels/matmul/matmul.hpp"
 #include "kernels/norm/norm.hpp"
 #include "kernels/quantize/quantize.hpp"
@@ -32,6 +33,7 @@ struct kernel_set {
   attention_fn attention;
   delta_net_scratch_fn delta_net_scratch;
   delta_net_fn delta_net;
+  round_columns_fn round_columns;
   glu_fn glu;
   activate_fn activate;
   add_fn add;

@@ -12,7 +12,7 @@
 #include <variant>
 
 #include "flywheel/detail/try.hpp"
-#include "src/model/hugging_face/computed_tensors.hpp"
+#include "src/io/computed_tensors.hpp"
 
 namespace flywheel::inline v0::detail {
 namespace {
@@ -55,7 +55,7 @@ void put_together(dtype type, std::int64_t cols, const std::byte* codes, const s
   }
 }
 
-class joined final : public hugging_face::computed_tensor {
+class joined final : public io::computed_tensor {
  public:
   joined(io::archive base, io::tensor_info codes, io::tensor_info scales, dtype type, std::int64_t cols)
       : base_(std::move(base)), codes_(std::move(codes)), scales_(std::move(scales)), type_(type), cols_(cols) {}
@@ -225,7 +225,7 @@ result<io::archive> open_safetensors_model(const io::archive& file) {
     content.metadata.set(e.key, *std::move(value));
   }
   content.sources.assign(file.sources().begin(), file.sources().end());
-  const auto computed = std::make_shared<hugging_face::computed_source>();
+  const auto computed = std::make_shared<io::computed_source>();
   for (const io::tensor_info& tensor : file.tensors()) {
     const std::string_view name = tensor.name;
     if (name.ends_with(scales_suffix) && file.find(name.substr(0, name.size() - scales_suffix.size())) != nullptr)

@@ -14,9 +14,9 @@ TEST_CASE("every cluster has every kernel", "[kernels][registry]") {
     CAPTURE(cluster_names[i]);
     CHECK(static_cast<std::size_t>(set.isa) == i);
     CHECK((set.rms_norm && set.add_rms_norm && set.layer_norm && set.rope && set.store_kv && set.attention_scratch &&
-           set.attention && set.delta_net_scratch && set.delta_net && set.glu && set.activate && set.add &&
-           set.scaled_add && set.scale && set.f32_to_f16 && set.f32_to_q8 && set.int8_dots && set.f32_fmas && set.bf16_dots &&
-           set.read_pass));
+           set.attention && set.delta_net_scratch && set.delta_net && set.round_columns && set.glu && set.activate &&
+           set.add && set.scaled_add && set.scale && set.f32_to_f16 && set.f32_to_q8 && set.int8_dots && set.f32_fmas &&
+           set.bf16_dots && set.read_pass));
     for (const dtype_info& type : dtype_table) {
       CAPTURE(type.name);
       const bool decodes = formats::find_decoder(type.type) != nullptr;

@@ -29,7 +29,7 @@ model_builder::model_builder(const folder& from, const hugging_face::config& con
       config_(config),
       family_(f),
       prefix_(std::string(f.architecture) + "."),
-      computed_(std::make_shared<computed_source>()) {}
+      computed_(std::make_shared<io::computed_source>()) {}
 
 error model_builder::wrong(const io::tensor_info& tensor, std::string message) const {
   return {errc::malformed, std::move(message),
@@ -81,7 +81,7 @@ result<void> model_builder::add(std::string name, const shape& dims, gathered_ro
 }
 
 void model_builder::add_computed(std::string name, dtype type, const shape& dims, std::int64_t cols,
-                                 std::unique_ptr<computed_tensor> tensor) {
+                                 std::unique_ptr<io::computed_tensor> tensor) {
   io::tensor_info made;
   made.name = std::move(name);
   made.type = type;
@@ -96,7 +96,7 @@ void model_builder::add_computed(std::string name, dtype type, const shape& dims
 
 void model_builder::add_values(std::string name, std::vector<float> values) {
   const auto n = static_cast<std::int64_t>(values.size());
-  add_computed(std::move(name), dtype::f32, {n}, n, make_constant(std::move(values)));
+  add_computed(std::move(name), dtype::f32, {n}, n, io::make_constant(std::move(values)));
 }
 
 result<void> model_builder::add_expert(const std::string& name, std::int64_t number, const io::tensor_info& tensor) {

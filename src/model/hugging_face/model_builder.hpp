@@ -43,7 +43,7 @@ class model_builder {
   [[nodiscard]] result<void> add(std::string name, const shape& dims, gathered_rows rows);
   /// What `tensor` computes, in rows of `cols` elements: whole blocks of `type`, and not 0.
   void add_computed(std::string name, dtype type, const shape& dims, std::int64_t cols,
-                    std::unique_ptr<computed_tensor> tensor);
+                    std::unique_ptr<io::computed_tensor> tensor);
   /// f32 values that no file has; not empty.
   void add_values(std::string name, std::vector<float> values);
   /// One of the matrices that make a tensor [experts, ...].
@@ -72,7 +72,7 @@ class model_builder {
   const hugging_face::family& family_;
   std::string prefix_;
   std::vector<io::tensor_info> tensors_;  // part: that of the folder's weights, or one beyond for computed ones
-  std::shared_ptr<computed_source> computed_;
+  std::shared_ptr<io::computed_source> computed_;
   std::map<std::string, std::map<std::int64_t, io::tensor_info>> experts_;
 };
 
