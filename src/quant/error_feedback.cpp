@@ -216,7 +216,7 @@ class panel {
   std::vector<std::uint8_t> row_codes_;
 };
 
-std::string place(std::int64_t index, std::int64_t cols) {
+std::string indices_of(std::int64_t index, std::int64_t cols) {
   return "[" + std::to_string(index / cols) + ", " + std::to_string(index % cols) + "]";
 }
 
@@ -237,10 +237,10 @@ result<void> check(const tensor_view& w, const gram_matrix& h, const grid_format
         errc::invalid_argument, std::to_string(k) + " columns are no whole blocks of " + std::to_string(block), {}};
   for (std::int64_t i = 0; i < k * k; ++i)
     if (!std::isfinite(h.sums[as_size(i)]))
-      return error{errc::invalid_argument, "second moment " + place(i, k) + " is no finite number", {}};
+      return error{errc::invalid_argument, "second moment " + indices_of(i, k) + " is no finite number", {}};
   for (std::int64_t i = 0; i < k; ++i)
     if (h.sums[as_size(i * k + i)] < 0)
-      return error{errc::invalid_argument, "second moment " + place(i * k + i, k) + " is negative", {}};
+      return error{errc::invalid_argument, "second moment " + indices_of(i * k + i, k) + " is negative", {}};
   return {};
 }
 
@@ -360,7 +360,7 @@ result<tensor> round_with_feedback(const tensor_view& w, const gram_matrix& acti
         for (std::int64_t i = 0; i < count; ++i) room[as_size(i)].store(p, out.view().data);
       });
       if (unusable != none)
-        return error{errc::invalid_argument, "weight " + place(unusable, k) + " is no finite number", {}};
+        return error{errc::invalid_argument, "weight " + indices_of(unusable, k) + " is no finite number", {}};
     }
     return out;
   });

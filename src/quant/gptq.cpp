@@ -1,5 +1,6 @@
 #include "flywheel/quant/gptq.hpp"
 
+#include <cstring>
 #include <string>
 
 #include "flywheel/detail/try.hpp"
@@ -20,6 +21,26 @@ result<tensor> gptq(const tensor_view& w, const gram_matrix& activations, dtype 
     if (ctx) return round_with_feedback(w, activations, *format, options, ctx, control);
     FLYWHEEL_TRY(const context own, context::create());
     return round_with_feedback(w, activations, *format, options, own, control);
+  });
+}
+
+result<tensor> gptq(const tensor_view& w, const tensor_moments& activations, dtype type, const gptq_options& options,
+                    const context& ctx, const control& control) {
+  return detail::guarded([&]() -> result<tensor> {
+    const std::size_t matrices = activations.matrices.size();
+    if (matrices == 1) return gptq(w, activations.matrices[0], type, options, ctx, control);
+    if (w.dims.rank() != 3 || static_cast<std::size_t>(w.dims[0]) != matrices)
+      return error{errc::invalid_argument,
+                   "moments of " + std::to_string(matrices) + " matrices for a tensor " + w.dims.to_string(),
+                   {}};
+    FLYWHEEL_TRY(tensor out, tensor::zeros(type, w.dims));
+    for (std::size_t i = 0; i < matrices; ++i) {
+      const auto first = static_cast<std::int64_t>(i) * w.dims[1];
+      const tensor_view matrix(w.type, {w.dims[1], w.dims[2]}, w.row(first));
+      FLYWHEEL_TRY(const tensor rounded, gptq(matrix, activations.of(i), type, options, ctx, control));
+      std::memcpy(out.view().row(first), rounded.view().data, rounded.bytes());
+    }
+    return out;
   });
 }
 

@@ -19,6 +19,28 @@ void f32_product::pack(const float* w, std::int64_t stride, std::int64_t n, std:
   }
 }
 
+void f32_product::prepare_columns(const float* x, std::int64_t stride, std::int64_t m, std::int64_t k,
+                                  std::byte* out) const {
+  auto* to = reinterpret_cast<float*>(out);
+  for (std::int64_t row = 0; row < m; row += tile_rows()) {
+    const std::int64_t rows = std::min(tile_rows(), m - row);
+    for (std::int64_t i = 0; i < k; ++i, to += rows)
+      for (std::int64_t r = 0; r < rows; ++r) to[r] = x[i * stride + row + r];
+  }
+}
+
+void f32_product::pack_columns(const float* w, std::int64_t stride, std::int64_t n, std::int64_t k,
+                               std::byte* out) const {
+  for (std::int64_t row = 0; row < n; row += panel_cols(), out += panel_bytes(k)) {
+    auto* const to = reinterpret_cast<float*>(out);
+    const std::int64_t cols = std::min(panel_cols(), n - row);
+    for (std::int64_t i = 0; i < k; ++i) {
+      std::copy_n(w + i * stride + row, cols, to + i * panel_cols());
+      std::fill(to + i * panel_cols() + cols, to + (i + 1) * panel_cols(), 0.0F);
+    }
+  }
+}
+
 void f32_product::run(const std::byte* prepared, std::int64_t m, const std::byte* panels, std::int64_t n,
                       std::int64_t k, float* y, std::int64_t y_stride, const float* residual,
                       std::int64_t residual_stride) const {

@@ -43,6 +43,9 @@ class f32_product {
   void prepare(const float* x, std::int64_t stride, std::int64_t m, std::int64_t k, std::byte* out) const {
     kernel_.prepare(x, stride, 0, m, k, out);
   }
+  /// The same of x^T [k, m], whose rows are `stride` floats apart; and panels of w^T [k, n].
+  void prepare_columns(const float* x, std::int64_t stride, std::int64_t m, std::int64_t k, std::byte* out) const;
+  void pack_columns(const float* w, std::int64_t stride, std::int64_t n, std::int64_t k, std::byte* out) const;
   [[nodiscard]] std::int64_t panels(std::int64_t n) const noexcept { return (n + panel_cols() - 1) / panel_cols(); }
   [[nodiscard]] std::size_t panel_bytes(std::int64_t k) const { return kernel_.panel_bytes(k); }
   /// Rows of w, `stride` floats apart, times `sign`.

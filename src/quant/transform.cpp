@@ -193,8 +193,7 @@ result<io::archive> smooth(const io::archive& model,
   });
 }
 
-result<std::vector<channel_scales>> find_awq_scales(const io::archive& model,
-                                                    const std::map<std::string, gram_matrix, std::less<>>& activations,
+result<std::vector<channel_scales>> find_awq_scales(const io::archive& model, const moments_by_tensor& activations,
                                                     const awq_options& options) {
   return detail::guarded([&]() -> result<std::vector<channel_scales>> {
     context ctx = options.context;
@@ -213,14 +212,15 @@ result<std::vector<channel_scales>> find_awq_scales(const io::archive& model,
         const auto seen = activations.find(name);
         const dtype type = options.type ? options.type(name) : dtype::q4_k;
         if (seen == activations.end()) continue;
+        const tensor_moments& moments = *seen->second;
+        const gram_matrix& all = moments.matrices.size() == 1 ? moments.matrices[0] : moments.all;
         if (active.empty()) {
-          std::vector<float> rms(as_size(seen->second.n));
-          for (std::int64_t c = 0; c < seen->second.n; ++c)
-            rms[as_size(c)] = std::sqrt(seen->second.sums[as_size(c * seen->second.n + c)]);
+          std::vector<float> rms(as_size(all.n));
+          for (std::int64_t c = 0; c < all.n; ++c) rms[as_size(c)] = std::sqrt(all.sums[as_size(c * all.n + c)]);
           active = by_channel(link, rms);
         }
         if (!can_quantize(type)) continue;
-        FLYWHEEL_TRY(awq_reader reader, awq_reader::create(model, name, seen->second, type, ctx));
+        FLYWHEEL_TRY(awq_reader reader, awq_reader::create(model, name, all, type, ctx));
         readers.push_back(std::move(reader));
       }
       if (readers.empty()) continue;

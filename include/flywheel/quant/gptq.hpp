@@ -22,18 +22,35 @@ struct gram_matrix {
   double rows = 0;          ///< How many x were summed.
 };
 
+/// Of a tensor of one matrix or several (experts), each with activations of its own.
+struct tensor_moments {
+  std::vector<gram_matrix> matrices;
+  gram_matrix all;  ///< The sum over matrices, where there are several.
+
+  /// What matrix i is rounded with: its own moments, or those of all where it saw fewer rows than it has columns.
+  [[nodiscard]] const gram_matrix& of(std::size_t i) const noexcept {
+    const gram_matrix& own = matrices[i];
+    return matrices.size() == 1 || own.rows >= static_cast<double>(own.n) ? own : all;
+  }
+};
+
 struct gptq_options {
   rounding method = rounding::search;  ///< How grids are fitted.
-  bool act_order = false;  ///< Columns by falling activation energy, on grids fixed beforehand; else left to right, on
-                           ///< grids fitted to the columns as they are when their block's turn comes.
+  bool act_order = false;   ///< Columns by falling activation energy, on grids fixed beforehand; else left to right, on
+                            ///< grids fitted to the columns as they are when their block's turn comes.
   std::int32_t sweeps = 1;  ///< Of coordinate descent over the codes afterwards, on the same grids.
   bool fit_by_diagonal = false;
-  float damping = 0.01F;   ///< Of the mean diagonal; times 10 until the factorization succeeds.
+  float damping = 0.01F;  ///< Of the mean diagonal; times 10 until the factorization succeeds.
 };
 
 /// w [n_out, k] of any type with a decoder, activations' second moments of size k. Errors: invalid_argument (sizes, NaN
 /// or infinity naming its place), unsupported (a type without grid), out_of_memory, cancelled.
 [[nodiscard]] FLYWHEEL_API result<tensor> gptq(const tensor_view& w, const gram_matrix& activations, dtype type,
+                                               const gptq_options& options = {}, const context& ctx = {},
+                                               const control& control = {});
+
+/// The same for w [matrices, n_out, k]; with one matrix's moments, w has any shape.
+[[nodiscard]] FLYWHEEL_API result<tensor> gptq(const tensor_view& w, const tensor_moments& activations, dtype type,
                                                const gptq_options& options = {}, const context& ctx = {},
                                                const control& control = {});
 

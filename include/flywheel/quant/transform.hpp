@@ -16,7 +16,7 @@
 #include "flywheel/core/progress.hpp"
 #include "flywheel/core/result.hpp"
 #include "flywheel/io/archive.hpp"
-#include "flywheel/quant/gptq.hpp"
+#include "flywheel/quant/calibration.hpp"
 #include "flywheel/quant/recipe.hpp"
 
 namespace flywheel::inline v0::quant {
@@ -76,9 +76,9 @@ struct awq_options {
 /// AWQ (Lin et al. 2023): per link the s = rms(x)^r / sqrt(largest * smallest of those) whose readers, rounded, have
 /// the least output error tr(dW H dW^T). (The published form takes mean|x| for rms(x); second moments hold the latter.)
 /// Links none of whose readers has second moments are left. Errors: those of find_channel_links, quantize, cancelled.
-[[nodiscard]] FLYWHEEL_API result<std::vector<channel_scales>> find_awq_scales(
-    const io::archive& model, const std::map<std::string, gram_matrix, std::less<>>& activations,
-    const awq_options& options);
+[[nodiscard]] FLYWHEEL_API result<std::vector<channel_scales>> find_awq_scales(const io::archive& model,
+                                                                               const moments_by_tensor& activations,
+                                                                               const awq_options& options);
 
 struct rotation_options {
   bool stream = true;      ///< The residual stream. Norm weights move into the matrices that read it; a tied output
