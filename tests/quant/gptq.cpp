@@ -74,7 +74,7 @@ tensor_view matrix(const std::vector<float>& w, std::int64_t n, std::int64_t k) 
   return {dtype::f32, {n, k}, reinterpret_cast<const std::byte*>(w.data())};
 }
 
-std::vector<float> decoded(const tensor& t) {
+std::vector<float> floats_of(const tensor& t) {
   std::vector<float> out(static_cast<std::size_t>(t.dims().elements()));
   formats::decode(t.view(), out).value();
   return out;
@@ -131,14 +131,15 @@ TEST_CASE("error feedback does by hand what the formula says", "[quant][gptq]") 
   for (const bool ordered : {false, true}) {
     options.act_order = ordered;
     const auto q =
-        decoded(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, with_threads(1), {}).value());
+        floats_of(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, with_threads(1), {}).value());
     CHECK(q[0] == 2);
     CHECK(q[1] == 2);
     CHECK(std::vector<float>(q.begin() + 2, q.end()) == std::vector<float>(30, 0.0F));
   }
   // Column 1 first when it is the more active: 1.35 rounds to 1, e = 0.35, and 2.4 + 0.35 * 0.5 = 2.575 rounds to 3.
   h.sums[k + 1] = 1.0001F;
-  const auto q = decoded(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, with_threads(1), {}).value());
+  const auto q =
+      floats_of(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, with_threads(1), {}).value());
   CHECK(q[0] == 3);
   CHECK(q[1] == 1);
 }
@@ -151,9 +152,9 @@ TEST_CASE("coordinate descent makes each code the best for the others", "[quant]
   gptq_options options;
   options.sweeps = 0;
   const auto once =
-      decoded(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, with_threads(1), {}).value());
+      floats_of(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, with_threads(1), {}).value());
   options.sweeps = 30;
-  auto q = decoded(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, with_threads(1), {}).value());
+  auto q = floats_of(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, with_threads(1), {}).value());
   CHECK(output_error(w, q, h) < output_error(w, once, h));
   // After so many sweeps nothing moves: no single step makes a row better.
   const double best = output_error(w, q, h);
@@ -177,14 +178,14 @@ TEST_CASE("error feedback lowers the output's error on every grid", "[quant][gpt
   for (const dtype type : grid_types()) {
     CAPTURE(to_string(type));
     const double plain =
-        output_error(w, decoded(quantize(matrix(w, n, k), {type, rounding::search, importance}, ctx).value()), h);
+        output_error(w, floats_of(quantize(matrix(w, n, k), {type, rounding::search, importance}, ctx).value()), h);
     for (const bool ordered : {false, true}) {
       gptq_options options;
       options.act_order = ordered;
       const tensor q = gptq(matrix(w, n, k), h, type, options, ctx).value();
       CHECK(q.type() == type);
       CHECK(q.dims() == shape{n, k});
-      CHECK(output_error(w, decoded(q), h) < 0.8 * plain);
+      CHECK(output_error(w, floats_of(q), h) < 0.8 * plain);
     }
   }
 }
@@ -198,9 +199,9 @@ TEST_CASE("without correlation error feedback is rounding", "[quant][gptq]") {
   for (const dtype type : {dtype::q4_0, dtype::q8_0, dtype::iq4_nl, dtype::q4_g128, dtype::q4_channel}) {
     CAPTURE(to_string(type));
     // On the same grids, every weight is at its nearest level: no other code of its block does better.
-    const auto q = decoded(gptq(matrix(w, n, k), identity(k), type, options, ctx).value());
+    const auto q = floats_of(gptq(matrix(w, n, k), identity(k), type, options, ctx).value());
     const std::vector<float> ones(k, 1);
-    const auto plain = decoded(quantize(matrix(w, n, k), {type, rounding::search, ones}, ctx).value());
+    const auto plain = floats_of(quantize(matrix(w, n, k), {type, rounding::search, ones}, ctx).value());
     CHECK(output_error(w, q, identity(k)) <= 1.02 * output_error(w, plain, identity(k)));
     CHECK(output_error(w, q, identity(k)) >= 0.98 * output_error(w, plain, identity(k)));
   }
@@ -214,13 +215,13 @@ TEST_CASE("columns that are never active are rounded by themselves", "[quant][gp
       h.sums[static_cast<std::size_t>(dead * k + i)] = h.sums[static_cast<std::size_t>(i * k + dead)] = 0;
   std::vector<float> w = normal_numbers(n * k, 7);
   const context ctx = with_threads(1);
-  const auto q = decoded(gptq(matrix(w, n, k), h, dtype::q8_0, {}, ctx).value());
+  const auto q = floats_of(gptq(matrix(w, n, k), h, dtype::q8_0, {}, ctx).value());
   for (std::size_t row = 0; row < n; ++row)
     for (const std::size_t dead : {0U, 77U, 255U}) CHECK(std::fabs(q[row * k + dead] - w[row * k + dead]) < 0.03);
   // And do not touch others: what they hold makes no difference where it does not move their block's scale.
   gram_matrix none = identity(k);
   std::fill(none.sums.begin(), none.sums.end(), 0.0F);
-  const auto blind = decoded(gptq(matrix(w, n, k), none, dtype::q8_0, {}, ctx).value());
+  const auto blind = floats_of(gptq(matrix(w, n, k), none, dtype::q8_0, {}, ctx).value());
   for (std::size_t i = 0; i < w.size(); ++i) CHECK(std::fabs(blind[i] - w[i]) < 0.03);
 }
 
@@ -231,8 +232,8 @@ TEST_CASE("damping grows until singular second moments can be factored", "[quant
   const context ctx = with_threads(1);
   gptq_options options;
   options.damping = 0;
-  const auto q = decoded(gptq(matrix(w, n, k), h, dtype::q4_0, options, ctx).value());
-  const auto plain = decoded(quantize(matrix(w, n, k), {dtype::q4_0, rounding::search}, ctx).value());
+  const auto q = floats_of(gptq(matrix(w, n, k), h, dtype::q4_0, options, ctx).value());
+  const auto plain = floats_of(quantize(matrix(w, n, k), {dtype::q4_0, rounding::search}, ctx).value());
   CHECK(output_error(w, q, h) < 0.1 * output_error(w, plain, h));
 
   gram_matrix negative = identity(k);
@@ -261,17 +262,18 @@ TEST_CASE("every cluster rounds with error feedback", "[quant][gptq]") {
   constexpr std::int64_t k = 256, n = 50;
   const gram_matrix h = correlated(k, 500, 12);
   const std::vector<float> w = normal_numbers(n * k, 13);
-  const auto generic = decoded(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, with_threads(1, "generic")).value());
+  const auto generic = floats_of(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, with_threads(1, "generic")).value());
   const double expected = output_error(w, generic, h);
-  for (const isa_status& cluster : detect_isa().value().clusters) {
+  const isa_report report = detect_isa().value();
+  for (const isa_status& cluster : report.clusters) {
     if (!cluster.built || !cluster.detected) continue;
     CAPTURE(cluster.name);
     for (const dtype type : {dtype::iq4_nl, dtype::q4_0}) {
-      const auto q = decoded(gptq(matrix(w, n, k), h, type, {}, with_threads(1, std::string(cluster.name))).value());
+      const auto q = floats_of(gptq(matrix(w, n, k), h, type, {}, with_threads(1, std::string(cluster.name))).value());
       CHECK(output_error(w, q, h) < 1.5 * expected);
     }
     const auto q =
-        decoded(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, with_threads(1, std::string(cluster.name))).value());
+        floats_of(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, with_threads(1, std::string(cluster.name))).value());
     CHECK(output_error(w, q, h) < 1.05 * expected);
     CHECK(output_error(w, q, h) > 0.95 * expected);
   }

@@ -241,7 +241,8 @@ TEST_CASE("Scales moved across every link leave the logits", "[quant][transform]
     const std::vector<float> expected = logits(file);
     tiny_random random(3);
     std::vector<channel_scales> all;
-    for (const channel_link& link : find_channel_links(file).value()) {
+    const std::vector<channel_link> links = find_channel_links(file).value();
+    for (const channel_link& link : links) {
       channel_scales one{link, {}};
       for (std::int64_t i = 0; i < link.channels; ++i) one.scales.push_back(std::exp(random.normal()));
       // Each alone, so that none can hide.
