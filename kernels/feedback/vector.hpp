@@ -10,7 +10,6 @@ namespace {
 template <class S>
 struct feedback {
   using V = typename S::floats;
-  
 
   /// Two vectors of lanes at once: with two sums each, four chains of multiply-adds are under way.
   static void round_columns(const feedback_args& a) {

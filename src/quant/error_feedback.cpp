@@ -18,6 +18,8 @@ namespace {
 constexpr std::int64_t free_block = 128;  ///< Columns of a block where grids do not ask for a number.
 constexpr std::int64_t most_panels = 4;   ///< Panels of rows that a task takes, to use a block's factors while cached.
 
+constexpr float least_fit_weight = 1e-3F;  ///< Of the mean: groups that were never active get scales, too.
+
 /// A format's levels in ascending order, and the codes behind them.
 struct sorted_levels {
   std::vector<float> middles, distances;
@@ -303,13 +305,8 @@ result<tensor> round_with_feedback(const tensor_view& w, const gram_matrix& acti
                      {}};
       if (control.stopped()) return error{errc::cancelled, "cancelled", {}};
     }
-    p.fit_weights.resize(as_size(k));
-    for (std::int64_t i = 0; i < k; ++i) {
-      const float pivot = r[as_size(i * k + i)];
-      const std::int64_t column = p.order[as_size(i)];
-      p.fit_weights[as_size(column)] =
-          options.fit_by_diagonal || p.fixed_grids ? h[column * k + column] : pivot * pivot;
-    }
+    for (std::int64_t i = 0; i < k; ++i)
+      p.fit_weights.push_back(h[i * k + i] + least_fit_weight * static_cast<float>(mean));
 
     const std::int64_t block = p.fixed_grids ? std::min(k, free_block) : p.block;
     FLYWHEEL_TRY(sweep feedback, make_sweep(k, block, false, p.product, ctx, [&](std::int64_t j, std::int64_t i) {

@@ -38,9 +38,8 @@ struct gptq_options {
   rounding method = rounding::search;  ///< How grids are fitted.
   bool act_order = false;   ///< Columns by falling activation energy, on grids fixed beforehand; else left to right, on
                             ///< grids fitted to the columns as they are when their block's turn comes.
-  std::int32_t sweeps = 1;  ///< Of coordinate descent over the codes afterwards, on the same grids.
-  bool fit_by_diagonal = false;
-  float damping = 0.01F;  ///< Of the mean diagonal; times 10 until the factorization succeeds.
+  std::int32_t sweeps = 0;  ///< Of coordinate descent over the codes afterwards, on the same grids.
+  float damping = 0.1F;     ///< Of the mean diagonal; times 10 until the factorization succeeds.
 };
 
 /// w [n_out, k] of any type with a decoder, activations' second moments of size k. Errors: invalid_argument (sizes, NaN
