@@ -16,7 +16,7 @@ using namespace flywheel::quant;
 
 namespace {
 
-context with_threads(unsigned threads, std::string isa = {}) {
+context team_with(unsigned threads, std::string isa = {}) {
   context_options options;
   options.threads = threads;
   options.isa = std::move(isa);
@@ -130,16 +130,14 @@ TEST_CASE("error feedback does by hand what the formula says", "[quant][gptq]") 
   options.sweeps = 0;
   for (const bool ordered : {false, true}) {
     options.act_order = ordered;
-    const auto q =
-        floats_of(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, with_threads(1), {}).value());
+    const auto q = floats_of(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, team_with(1), {}).value());
     CHECK(q[0] == 2);
     CHECK(q[1] == 2);
     CHECK(std::vector<float>(q.begin() + 2, q.end()) == std::vector<float>(30, 0.0F));
   }
   // Column 1 first when it is the more active: 1.35 rounds to 1, e = 0.35, and 2.4 + 0.35 * 0.5 = 2.575 rounds to 3.
   h.sums[k + 1] = 1.0001F;
-  const auto q =
-      floats_of(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, with_threads(1), {}).value());
+  const auto q = floats_of(round_with_feedback(matrix(w, 1, k), h, whole_numbers, options, team_with(1), {}).value());
   CHECK(q[0] == 3);
   CHECK(q[1] == 1);
 }
@@ -152,9 +150,9 @@ TEST_CASE("coordinate descent makes each code the best for the others", "[quant]
   gptq_options options;
   options.sweeps = 0;
   const auto once =
-      floats_of(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, with_threads(1), {}).value());
+      floats_of(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, team_with(1), {}).value());
   options.sweeps = 30;
-  auto q = floats_of(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, with_threads(1), {}).value());
+  auto q = floats_of(round_with_feedback(matrix(w, n, k), h, whole_numbers, options, team_with(1), {}).value());
   CHECK(output_error(w, q, h) < output_error(w, once, h));
   // After so many sweeps nothing moves: no single step makes a row better.
   const double best = output_error(w, q, h);
@@ -174,7 +172,7 @@ TEST_CASE("error feedback lowers the output's error on every grid", "[quant][gpt
   std::vector<float> importance;
   for (std::int64_t i = 0; i < k; ++i) importance.push_back(h.sums[static_cast<std::size_t>(i * k + i)]);
   REQUIRE(grid_types().size() >= 18);
-  const context ctx = with_threads(2);
+  const context ctx = team_with(2);
   for (const dtype type : grid_types()) {
     CAPTURE(to_string(type));
     const double plain =
@@ -193,7 +191,7 @@ TEST_CASE("error feedback lowers the output's error on every grid", "[quant][gpt
 TEST_CASE("without correlation error feedback is rounding", "[quant][gptq]") {
   constexpr std::int64_t k = 256, n = 33;
   const std::vector<float> w = normal_numbers(n * k, 5);
-  const context ctx = with_threads(1);
+  const context ctx = team_with(1);
   gptq_options options;
   options.damping = 0;
   for (const dtype type : {dtype::q4_0, dtype::q8_0, dtype::iq4_nl, dtype::q4_g128, dtype::q4_channel}) {
@@ -214,7 +212,7 @@ TEST_CASE("columns that are never active are rounded by themselves", "[quant][gp
     for (std::int64_t i = 0; i < k; ++i)
       h.sums[static_cast<std::size_t>(dead * k + i)] = h.sums[static_cast<std::size_t>(i * k + dead)] = 0;
   std::vector<float> w = normal_numbers(n * k, 7);
-  const context ctx = with_threads(1);
+  const context ctx = team_with(1);
   const auto q = floats_of(gptq(matrix(w, n, k), h, dtype::q8_0, {}, ctx).value());
   for (std::size_t row = 0; row < n; ++row)
     for (const std::size_t dead : {0U, 77U, 255U}) CHECK(std::fabs(q[row * k + dead] - w[row * k + dead]) < 0.03);
@@ -229,7 +227,7 @@ TEST_CASE("damping grows until singular second moments can be factored", "[quant
   constexpr std::int64_t k = 256, n = 16;
   const gram_matrix h = correlated(k, 20, 8);  // rank 20
   const std::vector<float> w = normal_numbers(n * k, 9);
-  const context ctx = with_threads(1);
+  const context ctx = team_with(1);
   gptq_options options;
   options.damping = 0;
   const auto q = floats_of(gptq(matrix(w, n, k), h, dtype::q4_0, options, ctx).value());
@@ -250,9 +248,9 @@ TEST_CASE("error feedback gives the same bytes for any number of threads", "[qua
   const gram_matrix h = correlated(k, 800, 10);
   const std::vector<float> w = normal_numbers(n * k, 11);
   for (const dtype type : {dtype::q4_0, dtype::q4_g128, dtype::q8_channel}) {
-    const tensor one = gptq(matrix(w, n, k), h, type, {}, with_threads(1)).value();
+    const tensor one = gptq(matrix(w, n, k), h, type, {}, team_with(1)).value();
     for (const unsigned threads : {2U, 5U}) {
-      const tensor more = gptq(matrix(w, n, k), h, type, {}, with_threads(threads)).value();
+      const tensor more = gptq(matrix(w, n, k), h, type, {}, team_with(threads)).value();
       CHECK(std::equal(one.view().data, one.view().data + one.bytes(), more.view().data));
     }
   }
@@ -262,18 +260,18 @@ TEST_CASE("every cluster rounds with error feedback", "[quant][gptq]") {
   constexpr std::int64_t k = 256, n = 50;
   const gram_matrix h = correlated(k, 500, 12);
   const std::vector<float> w = normal_numbers(n * k, 13);
-  const auto generic = floats_of(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, with_threads(1, "generic")).value());
+  const auto generic = floats_of(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, team_with(1, "generic")).value());
   const double expected = output_error(w, generic, h);
   const isa_report report = detect_isa().value();
   for (const isa_status& cluster : report.clusters) {
     if (!cluster.built || !cluster.detected) continue;
     CAPTURE(cluster.name);
     for (const dtype type : {dtype::iq4_nl, dtype::q4_0}) {
-      const auto q = floats_of(gptq(matrix(w, n, k), h, type, {}, with_threads(1, std::string(cluster.name))).value());
+      const auto q = floats_of(gptq(matrix(w, n, k), h, type, {}, team_with(1, std::string(cluster.name))).value());
       CHECK(output_error(w, q, h) < 1.5 * expected);
     }
     const auto q =
-        floats_of(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, with_threads(1, std::string(cluster.name))).value());
+        floats_of(gptq(matrix(w, n, k), h, dtype::iq4_nl, {}, team_with(1, std::string(cluster.name))).value());
     CHECK(output_error(w, q, h) < 1.05 * expected);
     CHECK(output_error(w, q, h) > 0.95 * expected);
   }
@@ -282,7 +280,7 @@ TEST_CASE("every cluster rounds with error feedback", "[quant][gptq]") {
 TEST_CASE("error feedback refuses what it cannot do, and says where", "[quant][gptq]") {
   constexpr std::int64_t k = 256, n = 70;
   std::vector<float> w = normal_numbers(n * k, 14);
-  const context ctx = with_threads(2);
+  const context ctx = team_with(2);
   const auto message = [&](const tensor_view& from, const gram_matrix& h, dtype type) {
     const auto r = gptq(from, h, type, {}, ctx);
     REQUIRE_FALSE(r);
