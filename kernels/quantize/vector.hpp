@@ -1,4 +1,4 @@
-// Encoders over vectors. Include after one simd_*.hpp, or with formats::encoding::scalar_lanes.
+// Encoders over vectors. Include after one simd_*.hpp, or with lanes of formats/encoding/lanes.hpp.
 #pragma once
 
 #include "flywheel/formats/encoding/row.hpp"

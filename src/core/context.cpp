@@ -31,6 +31,11 @@ result<context> context::create(context_options options) {
   });
 }
 
+result<context> context::or_default() const {
+  if (*this) return *this;
+  return create();
+}
+
 // An empty context answers like one that does everything on the calling thread with the generic kernels.
 
 flywheel::executor& context::executor() const noexcept {

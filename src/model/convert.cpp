@@ -69,10 +69,7 @@ result<converted_model> convert(const io::archive& from, const std::filesystem::
     FLYWHEEL_CHECK(check_type(options.type));
     if (!from.metadata().contains("general.architecture"))
       return error{errc::unsupported, "this is no model: it has no metadata that says which", from.path().string()};
-    flywheel::context ctx = options.context;
-    if (!ctx) {
-      FLYWHEEL_TRY(ctx, context::create());
-    }
+    FLYWHEEL_TRY(const flywheel::context ctx, options.context.or_default());
     io::metadata meta = from.metadata();
     if (options.type) {
       if (detail::is_device_format(*options.type)) meta.erase("general.file_type");  // they have none

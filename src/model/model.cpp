@@ -34,11 +34,6 @@ model_info info_of(const io::archive& file, const detail::hyperparameters& h) {
   return out;
 }
 
-result<context> context_or_default(const context& given) {
-  if (given) return given;
-  return context::create();
-}
-
 /// The vocabulary of the file, or an empty one when it has none; it must not name more tokens than the model has.
 result<text::tokenizer> tokenizer_of(const io::archive& file, const detail::hyperparameters& h) {
   if (!file.metadata().contains("tokenizer.ggml.tokens")) return text::tokenizer{};
@@ -70,7 +65,7 @@ result<model> model::open(const std::filesystem::path& path, const model_options
 result<model> model::open(const io::archive& file, const model_options& options) {
   return detail::guarded([&]() -> result<model> {
     auto s = std::make_shared<state>();
-    FLYWHEEL_TRY(s->ctx, context_or_default(options.context));
+    FLYWHEEL_TRY(s->ctx, options.context.or_default());
     auto engine = detail::load_engine(file, s->ctx, options.control, options.devices, options.observer);
     if (!engine) return detail::in_file(std::move(engine).error(), file);
     auto vocabulary = tokenizer_of(file, engine->parameters);
@@ -87,7 +82,7 @@ result<model> model::open(const io::archive& file, const model_options& options)
 result<flywheel::footprint> model::footprint(const io::archive& file, const session_options& session,
                                              const flywheel::context& ctx) {
   return detail::guarded([&]() -> result<flywheel::footprint> {
-    FLYWHEEL_TRY(const flywheel::context used, context_or_default(ctx));
+    FLYWHEEL_TRY(const flywheel::context used, ctx.or_default());
     auto engine = detail::measure_engine(file, used);
     if (!engine) return detail::in_file(std::move(engine).error(), file);
     flywheel::footprint out;

@@ -4,6 +4,9 @@
 #include <cstring>
 
 #include "flywheel/formats/encoding/row.hpp"
+#include "flywheel/formats/iq4_nl.hpp"
+#include "flywheel/formats/mxfp4.hpp"
+#include "flywheel/formats/nvfp4.hpp"
 #include "flywheel/quant/encode.hpp"
 
 namespace flywheel::inline v0::quant {
@@ -30,7 +33,9 @@ struct grid_of {
     if constexpr (F::group == 0) {
       const formats::encoding::row_view<encoding_lanes> row(x, n, how);
       grid.scale[0] =
-          formats::encoding::fit_scale<encoding_lanes, L>(row, method, [](auto free) { return free; }).d.first();
+          formats::encoding::fit_scale<encoding_lanes, L, formats::encoding::stored_exactly<encoding_lanes>>(row,
+                                                                                                             method)
+              .d.first();
       grid.minimum[0] = 0;
       std::memcpy(grid.stored.data(), &grid.scale[0], sizeof(float));
     } else {
@@ -63,6 +68,23 @@ struct grid_of {
   static constexpr grid_format format{
       Type, F::group* F::groups, F::group, levels, F::kind == scaling::line || F::kind == scaling::lines, &fit, &pack};
 };
+
+// What encoders say again, because every instruction set needs a copy of its own, is what decoders say.
+constexpr bool encoders_agree() {
+  using formats::codec;
+  using mxfp4 = grid_of<dtype::mxfp4>;
+  using nvfp4 = grid_of<dtype::nvfp4>;
+  for (std::size_t i = 0; i < 16; ++i) {
+    if (grid_of<dtype::iq4_nl>::levels[i] != static_cast<float>(formats::iq4_levels[i])) return false;
+    if (mxfp4::levels[i] != static_cast<float>(formats::fp4_levels[i])) return false;
+  }
+  for (int i = 0; i <= mxfp4::F::largest_code; ++i)
+    if (mxfp4::F::scale_of(i) != codec<dtype::mxfp4>::scale(static_cast<std::uint8_t>(i))) return false;
+  for (int i = 0; i <= nvfp4::F::largest_code; ++i)
+    if (nvfp4::F::scale_of(i) != codec<dtype::nvfp4>::half_scale(static_cast<std::uint8_t>(i))) return false;
+  return true;
+}
+static_assert(encoders_agree());
 
 template <dtype Type>
 const grid_format* grid_or_null() noexcept {

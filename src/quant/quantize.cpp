@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -35,6 +36,12 @@ std::string place(std::int64_t row, std::int64_t col) {
   return "[" + std::to_string(row) + ", " + std::to_string(col) + "]";
 }
 
+/// As short as it can be said.
+std::string text_of(float value) {
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
+}
+
 using formats::encoding::weighting;
 
 /// One for each row of importance [matrices, cols] or [cols]; none for none.
@@ -53,10 +60,9 @@ result<std::vector<weighting>> check_importance(std::span<const float> values, s
     for (std::int64_t c = 0; c < cols; ++c) {
       const float one = values[static_cast<std::size_t>(first + c)];
       if (!std::isfinite(one) || one < 0)
-        return error{
-            errc::invalid_argument,
-            "importance must be finite and not negative: " + place(first / cols, c) + " is " + std::to_string(one),
-            "importance"};
+        return error{errc::invalid_argument,
+                     "importance must be finite and not negative: " + place(first / cols, c) + " is " + text_of(one),
+                     "importance"};
     }
     out.push_back(formats::encoding::weigh<formats::encoding::portable_lanes>(values.data() + first, cols));
   }
@@ -70,12 +76,14 @@ struct row_source {
   std::int64_t cols;
   kernels::to_f32_fn decode;
 
-  /// Rows [first, first + n); `room` [n, cols] is for its use.
+  [[nodiscard]] bool in_place() const noexcept {
+    return type == dtype::f32 && reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
+  }
+  /// Rows [first, first + n); `room` [n, cols] is for its use, unless they are read in place.
   const float* read(std::int64_t first, std::int64_t n, float* room) const {
     const std::size_t stride = row_bytes(type, cols);
     const std::byte* const from = data + static_cast<std::size_t>(first) * stride;
-    if (type == dtype::f32 && reinterpret_cast<std::uintptr_t>(from) % alignof(float) == 0)
-      return reinterpret_cast<const float*>(from);
+    if (in_place()) return reinterpret_cast<const float*>(from);
     for (std::int64_t r = 0; r < n; ++r) decode(from + static_cast<std::size_t>(r) * stride, cols, room + r * cols);
     return room;
   }
@@ -95,11 +103,31 @@ class rows_encoder {
         codebook_(find_codebook(how.type)),
         out_(out),
         grain_(std::max<std::int64_t>(1, grain_elements / std::max<std::int64_t>(1, from.cols))),
-        rooms_(pool_.concurrency(), std::vector<float>(static_cast<std::size_t>(
-                                        grain_ * from.cols + (codebook_ != nullptr ? codebook_->scratch : 0)))) {}
+        decoded_(from.in_place() ? 0 : grain_ * from.cols),
+        rooms_(pool_.concurrency(),
+               std::vector<float>(static_cast<std::size_t>(decoded_ + (codebook_ ? codebook_->scratch : 0)))) {}
 
-  /// Rows [begin, end); on return lowest_bad() says where the first unusable value is.
-  void run(std::int64_t begin, std::int64_t end) {
+  /// All `rows` of a tensor or piece, whose first is called first_row.
+  result<void> run(std::int64_t rows, std::int64_t first_row, const control& control) {
+    const std::int64_t slice = std::max<std::int64_t>(1, slice_elements / from_.cols);
+    auto reported = std::chrono::steady_clock::now();
+    for (std::int64_t begin = 0; begin < rows; begin += slice) {
+      const std::int64_t end = std::min(rows, begin + slice);
+      run_slice(begin, end, control);
+      if (bad_ < rows * from_.cols) return bad_value(first_row);
+      if (control.stopped()) return error{errc::cancelled, "quantizing was cancelled", {}};
+      const auto now = std::chrono::steady_clock::now();
+      if (control.progress && (now - reported > std::chrono::milliseconds(50) || end == rows)) {
+        control.progress(static_cast<std::uint64_t>(end), static_cast<std::uint64_t>(rows), "quantizing");
+        reported = now;
+      }
+    }
+    return {};
+  }
+
+ private:
+  /// On return bad_ says where the first unusable value is.
+  void run_slice(std::int64_t begin, std::int64_t end, const control& control) {
     const std::int64_t grains = (end - begin + grain_ - 1) / grain_;
     const auto workers =
         static_cast<unsigned>(std::min<std::int64_t>(grains, static_cast<std::int64_t>(rooms_.size())));
@@ -107,22 +135,41 @@ class rows_encoder {
     pool_.run(workers, [&](unsigned worker) {
       for (;;) {
         const std::int64_t first = begin + next.fetch_add(1, std::memory_order_relaxed) * grain_;
-        if (first >= end || first * from_.cols > bad_.load(std::memory_order_relaxed)) return;
+        if (first >= end || first * from_.cols > bad_.load(std::memory_order_relaxed) || control.stopped()) return;
         encode(first, std::min(grain_, end - first), rooms_[worker].data());
       }
     });
   }
-  /// Its index, rows * cols; none: the largest number.
-  [[nodiscard]] std::int64_t lowest_bad() const noexcept { return bad_; }
 
- private:
+  [[nodiscard]] error bad_value(std::int64_t first_row) const {
+    const std::int64_t row = bad_ / from_.cols, col = bad_ % from_.cols;
+    std::vector<float> room(static_cast<std::size_t>(from_.cols));
+    const float value = from_.read(row, 1, room.data())[col];
+    const std::string where = place(first_row + row, col);
+    if (std::isfinite(value))
+      return {errc::invalid_argument,
+              "the value at " + where + " is " + text_of(value) + ", beyond the range of " +
+                  std::string(to_string(how_.type)),
+              "tensor"};
+    return {errc::invalid_argument,
+            "the value at " + where + " is " + (std::isnan(value) ? "not a number" : "infinite") +
+                ": such a tensor cannot be quantized",
+            "tensor"};
+  }
+
+  /// The largest value that stays finite, as an integer: those sort like floats without their sign.
+  [[nodiscard]] static std::int32_t largest_bits(dtype type) noexcept {
+    if (type == dtype::f16) return std::bit_cast<std::int32_t>(65520.0F) - 1;
+    if (type == dtype::bf16) return 0x7F7F7FFF;
+    return std::bit_cast<std::int32_t>(std::numeric_limits<float>::max());
+  }
+
   /// room: rows, and what a codebook format needs.
   void encode(std::int64_t first, std::int64_t n, float* room) {
     const std::int64_t cols = from_.cols;
     const float* const x = from_.read(first, n, room);
-    // As integers, which sort like floats without their sign; any compiler has vectors for the sign of a difference.
-    const auto largest = std::bit_cast<std::int32_t>(how_.type == dtype::f16 ? std::nextafter(65520.0F, 0.0F)
-                                                                             : std::numeric_limits<float>::max());
+    // Any compiler has vectors for the sign of a difference of integers.
+    const std::int32_t largest = largest_bits(how_.type);
     const auto room_left = [&](std::int64_t i) { return largest - (std::bit_cast<std::int32_t>(x[i]) & 0x7FFFFFFF); };
     std::int32_t least = 0;
     for (std::int64_t i = 0; i < n * cols; ++i) least |= room_left(i);
@@ -148,8 +195,8 @@ class rows_encoder {
         args.importance_factor = how.factor;
       }
       if (codebook_ != nullptr)
-        codebook_->encode(args, kernels_, room + grain_ * cols);
-      else if (how_.type == dtype::f16)
+        codebook_->encode(args, kernels_, room + decoded_);
+      else if (how_.type == dtype::f16 && reinterpret_cast<std::uintptr_t>(args.out) % alignof(std::uint16_t) == 0)
         kernels_.f32_to_f16(args.x, args.rows * cols, reinterpret_cast<std::uint16_t*>(args.out));
       else if (is_plain(how_.type))
         formats::find_encoder(how_.type)(args.x, args.rows * cols, args.out);
@@ -167,6 +214,7 @@ class rows_encoder {
   const codebook_format* codebook_;
   std::byte* out_;
   std::int64_t grain_;
+  std::int64_t decoded_;  ///< How much of a room is for decoded rows.
   std::vector<std::vector<float>> rooms_;
   std::atomic<std::int64_t> bad_{std::numeric_limits<std::int64_t>::max()};
 };
@@ -183,27 +231,6 @@ result<void> check_type(dtype type, std::int64_t cols) {
   return {};
 }
 
-error bad_value(const row_source& from, std::int64_t at, std::int64_t first_row, dtype type) {
-  const std::int64_t row = at / from.cols, col = at % from.cols;
-  std::vector<float> room(static_cast<std::size_t>(from.cols));
-  const float value = from.read(row, 1, room.data())[col];
-  const std::string where = place(first_row + row, col);
-  if (std::isfinite(value))
-    return {errc::invalid_argument,
-            "the value at " + where + " is " + std::to_string(value) + ", beyond the range of " +
-                std::string(to_string(type)),
-            "tensor"};
-  return {errc::invalid_argument,
-          "the value at " + where + " is " + (std::isnan(value) ? "not a number" : "infinite") +
-              ": such a tensor cannot be quantized",
-          "tensor"};
-}
-
-result<context> with_default(const context& ctx) {
-  if (ctx) return ctx;
-  return context::create();
-}
-
 }  // namespace
 
 bool can_quantize(dtype type) noexcept {
@@ -217,7 +244,7 @@ bool wants_importance(dtype type) noexcept {
 
 result<tensor> quantize(const tensor_view& from, const recipe& how, const context& ctx, const control& control) {
   return detail::guarded([&]() -> result<tensor> {
-    FLYWHEEL_TRY(const context used, with_default(ctx));
+    FLYWHEEL_TRY(const context used, ctx.or_default());
     const std::int64_t cols = from.dims.cols(), rows = from.dims.rows();
     FLYWHEEL_CHECK(check_type(how.type, cols));
     if (!from.dense()) return error{errc::invalid_argument, "only dense tensors can be quantized", "tensor"};
@@ -237,28 +264,15 @@ result<tensor> quantize(const tensor_view& from, const recipe& how, const contex
     FLYWHEEL_TRY(buffer room, buffer::allocate(bytes, used.memory()));
     FLYWHEEL_TRY(tensor out, tensor::adopt(how.type, from.dims, std::move(room)));
     if (rows == 0) return out;
-    rows_encoder encoder(source, importance, in_matrix, how, used, out.view().data);
-    const std::int64_t slice = std::max<std::int64_t>(1, slice_elements / cols);
-    auto reported = std::chrono::steady_clock::now();
-    for (std::int64_t begin = 0; begin < rows; begin += slice) {
-      if (control.stopped()) return error{errc::cancelled, "quantizing was cancelled", {}};
-      const std::int64_t end = std::min(rows, begin + slice);
-      encoder.run(begin, end);
-      if (encoder.lowest_bad() < rows * cols) return bad_value(source, encoder.lowest_bad(), 0, how.type);
-      const auto now = std::chrono::steady_clock::now();
-      if (control.progress && (now - reported > std::chrono::milliseconds(50) || end == rows)) {
-        control.progress(static_cast<std::uint64_t>(end), static_cast<std::uint64_t>(rows), "quantizing");
-        reported = now;
-      }
-    }
+    FLYWHEEL_CHECK(rows_encoder(source, importance, in_matrix, how, used, out.view().data).run(rows, 0, control));
     return out;
   });
 }
 
 result<void> quantize_rows(std::span<const float> rows, std::int64_t cols, std::int64_t first_row, const recipe& how,
-                           std::span<std::byte> out, const context& ctx) {
+                           std::span<std::byte> out, const context& ctx, const control& control) {
   return detail::guarded([&]() -> result<void> {
-    FLYWHEEL_TRY(const context used, with_default(ctx));
+    FLYWHEEL_TRY(const context used, ctx.or_default());
     FLYWHEEL_CHECK(check_type(how.type, cols));
     const auto size = static_cast<std::int64_t>(rows.size());
     if (cols <= 0 || size % cols != 0)
@@ -273,10 +287,7 @@ result<void> quantize_rows(std::span<const float> rows, std::int64_t cols, std::
     FLYWHEEL_TRY(const std::vector<weighting> importance, check_importance(how.importance, 1, cols));
     if (n == 0) return {};
     const row_source source{dtype::f32, std::as_bytes(rows).data(), cols, formats::find_decoder(dtype::f32)};
-    rows_encoder encoder(source, importance, n, how, used, out.data());
-    encoder.run(0, n);
-    if (encoder.lowest_bad() < size) return bad_value(source, encoder.lowest_bad(), first_row, how.type);
-    return {};
+    return rows_encoder(source, importance, n, how, used, out.data()).run(n, first_row, control);
   });
 }
 

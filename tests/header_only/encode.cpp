@@ -38,6 +38,7 @@ bool round_trip(double allowed) {
 int main() {
   static_assert(fw::quant::scalar_format<fw::dtype::q4_k> && !fw::quant::scalar_format<fw::dtype::f16>);
   bool good = round_trip<fw::dtype::q4_0>(0.08);
+  good &= round_trip<fw::dtype::q4_0, fw::formats::encoding::scalar_lanes>(0.08);
   good &= round_trip<fw::dtype::q4_k>(0.07);
   good &= round_trip<fw::dtype::q4_k, fw::formats::encoding::scalar_lanes>(0.07);
   good &= round_trip<fw::dtype::q6_k>(0.02);

@@ -12,25 +12,28 @@ using namespace flywheel::test;
 
 TEST_CASE("encoders of every cluster are as good as the reference", "[kernels]") {
   random_source random(31);
-  constexpr std::int64_t rows = 4, cols = 768;  // three blocks of 256: no whole number of vectors
-  const std::vector<float> x = random.numbers(rows * cols);
-  std::vector<float> importance = random.numbers(cols);
+  constexpr std::int64_t rows = 4;
+  const std::vector<float> x = random.numbers(rows * 768);
+  std::vector<float> importance = random.numbers(768);
   for (float& one : importance) one = std::exp(2 * one);
   int formats_seen = 0;
-  for (const dtype_info& facts : dtype_table)
-    for (const formats::rounding method : {formats::rounding::nearest, formats::rounding::search})
+  for (const dtype_info& facts : dtype_table) {
+    // No whole number of vectors: three blocks of 256, or a few values more than whole vectors.
+    const std::int64_t cols = facts.kind == dtype_kind::row ? 68 - facts.block_elements : 768;
+    for (const formats::rounding method :
+         {formats::rounding::nearest, formats::rounding::search, formats::rounding::greedy})
       for (const bool weighted : {false, true}) {
         const auto error_of = [&](kernels::quantize_fn quantize, double& error) {
           std::vector<std::byte> out(rows * row_bytes(facts.type, cols));
           const kernels::quantize_args args{
               facts.type, method, x.data(), rows, cols, weighted ? importance.data() : nullptr, 0.125F, out.data()};
           if (!quantize(args)) return false;
-          std::vector<float> y(x.size());
+          std::vector<float> y(static_cast<std::size_t>(rows * cols));
           REQUIRE(formats::decode(tensor_view(facts.type, {rows, cols}, out.data()), y));
           error = 0;
-          for (std::size_t i = 0; i < x.size(); ++i) {
+          for (std::size_t i = 0; i < y.size(); ++i) {
             const double e = static_cast<double>(x[i]) - static_cast<double>(y[i]);
-            error += e * e * (weighted ? static_cast<double>(importance[i % cols]) : 1);
+            error += e * e * (weighted ? static_cast<double>(importance[i % static_cast<std::size_t>(cols)]) : 1);
           }
           return true;
         };
@@ -42,8 +45,9 @@ TEST_CASE("encoders of every cluster are as good as the reference", "[kernels]")
           INFO(facts.name << " " << name_of(isa) << " method " << static_cast<int>(method) << " weighted " << weighted);
           double error = 0;
           REQUIRE(error_of(kernels::select(isa).quantize, error));
-          CHECK(std::sqrt(error / expected) == Approx(1).epsilon(0.001));
+          CHECK(std::sqrt(error / expected) == Approx(1).epsilon(method == formats::rounding::greedy ? 0.002 : 0.001));
         }
       }
-  CHECK(formats_seen == 22 * 4);
+  }
+  CHECK(formats_seen == 22 * 6);
 }

@@ -1,9 +1,11 @@
 // quantize(), quantize_rows() and find_grid() for every scalar format.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <stop_token>
 #include <string>
@@ -220,6 +222,74 @@ TEST_CASE("extreme magnitudes give finite values", "[quant]") {
   }
 }
 
+TEST_CASE("small values are held as well as f16 scales can", "[quant]") {
+  constexpr std::int64_t cols = 512;
+  const std::vector<float> x = normal(8 * cols, 22);
+  for (const bound& b : bounds) {
+    if (!searches(b.type) || b.type == dtype::nvfp4) continue;  // its scales end at 2^-10
+    const bool wide_levels = b.type == dtype::iq4_nl || b.type == dtype::iq4_xs;
+    for (const rounding method : methods)
+      for (const float sigma : {3e-5F, 1e-5F, 1e-6F, 1e-9F}) {
+        INFO(fw::to_string(b.type) << " method " << static_cast<int>(method) << " sigma " << sigma);
+        std::vector<float> small = x;
+        for (float& one : small) one *= sigma;
+        const double error = relative_error(small, round_trip(small, cols, {b.type, method, {}}));
+        CHECK(error <= 1.0001);  // never worse than zeros
+        // Scales are whole 2^-24, and integers above them whole: the levels of IQ4 leave least room below.
+        if (sigma == 1e-9F || (b.type == dtype::iq4_xs && method == rounding::nearest && sigma == 1e-6F)) continue;
+        const double coarse = 0x1p-24 / static_cast<double>(sigma);
+        CHECK(error <= 1.1 * b.rms * (method == rounding::nearest ? b.worse : 1) + (wide_levels ? 5 : 2) * coarse);
+      }
+  }
+}
+
+TEST_CASE("rows whose scale has no inverse become zeros", "[quant]") {
+  constexpr std::int64_t cols = 512;
+  std::vector<float> x(cols);
+  x[3] = -1e-38F, x[70] = 3e-39F;
+  for (const dtype type : {dtype::q8_channel, dtype::q4_channel})
+    for (const rounding method : methods) {
+      const std::vector<float> y = round_trip(x, cols, {type, method, {}});
+      for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(std::fabs(y[i] - x[i]) <= std::fabs(x[i]));
+    }
+}
+
+TEST_CASE("a better method is never worse", "[quant]") {
+  constexpr std::int64_t cols = 256;
+  std::vector<float> x = normal(300 * cols, 9);
+  for (float& one : x) one = 0.02F * std::exp(one);  // far from what scales of K-quants expect
+  for (const bound& b : bounds) {
+    INFO(fw::to_string(b.type));
+    std::vector<float> before;
+    for (const rounding method : methods) {
+      const std::vector<float> y = round_trip(x, cols, {b.type, method, {}});
+      for (std::size_t row = 0; !before.empty() && row < x.size(); row += cols) {
+        const auto part = [row](const std::vector<float>& all) {
+          return std::vector<float>(all.begin() + static_cast<std::ptrdiff_t>(row),
+                                    all.begin() + static_cast<std::ptrdiff_t>(row + cols));
+        };
+        REQUIRE(relative_error(part(x), part(y)) <= 1.0001 * relative_error(part(x), part(before)));
+      }
+      before = y;
+    }
+  }
+}
+
+TEST_CASE("scales of symmetric levels are magnitudes", "[quant]") {
+  constexpr std::int64_t cols = 256;
+  std::vector<float> x(cols, 0.1F);
+  for (std::size_t i = 3; i < x.size(); i += 32) x[i] = -1;
+  for (const dtype type : {dtype::q8_0, dtype::q8_g128, dtype::q8_channel, dtype::q1_0, dtype::tq1_0, dtype::tq2_0})
+    for (const rounding method : methods) {
+      INFO(fw::to_string(type) << " method " << static_cast<int>(method));
+      const fw::quant::grid_format* format = fw::quant::find_grid(type);
+      REQUIRE(format != nullptr);
+      fw::quant::block_grid grid;
+      format->fit(x.data(), nullptr, format->block != 0 ? format->block : cols, method, grid);
+      CHECK(grid.scale[0] > 0);
+    }
+}
+
 TEST_CASE("quantizing says what is wrong and where", "[quant]") {
   constexpr std::int64_t cols = 256;
   std::vector<float> x = normal(5 * cols, 17);
@@ -232,7 +302,11 @@ TEST_CASE("quantizing says what is wrong and where", "[quant]") {
         "the value at [3, 7] is not a number: such a tensor cannot be quantized");
   CHECK(with(2 * cols, -std::numeric_limits<float>::infinity(), dtype::q6_k) ==
         "the value at [2, 0] is infinite: such a tensor cannot be quantized");
-  CHECK(with(cols + 1, 1e5F, dtype::f16).find("[1, 1]") != std::string::npos);
+  CHECK(with(cols + 1, 1e5F, dtype::f16) == "the value at [1, 1] is 1e+05, beyond the range of F16");
+  const auto beyond_bf16 = std::bit_cast<float>(0x7F7F8000U);  // rounds to infinity
+  CHECK(with(cols + 2, -beyond_bf16, dtype::bf16).find("[1, 2]") != std::string::npos);
+  const std::vector<float> largest(cols, std::nextafter(beyond_bf16, 0.0F));
+  for (const float one : round_trip(largest, cols, {dtype::bf16, rounding::search, {}})) CHECK(std::isfinite(one));
 
   CHECK(message(quantize(matrix(x, 64), {dtype::q4_k, rounding::search, {}}), errc::invalid_argument) ==
         "rows of Q4_K must be a multiple of 256 columns, not 64");
@@ -244,7 +318,10 @@ TEST_CASE("quantizing says what is wrong and where", "[quant]") {
   importance.assign(cols, 1);
   importance[9] = -1;
   CHECK(message(quantize(matrix(x, cols), {dtype::q4_k, rounding::search, importance}), errc::invalid_argument)
-            .find("[0, 9]") != std::string::npos);
+            .find("[0, 9] is -1") != std::string::npos);
+  importance[9] = -1e-9F;
+  CHECK(message(quantize(matrix(x, cols), {dtype::q4_k, rounding::search, importance}), errc::invalid_argument)
+            .find("[0, 9] is -1e-09") != std::string::npos);
   fw::tensor_view strided = matrix(x, cols);
   strided.strides[0] *= 2;
   message(quantize(strided, {dtype::q4_k, rounding::search, {}}), errc::invalid_argument);
@@ -252,6 +329,48 @@ TEST_CASE("quantizing says what is wrong and where", "[quant]") {
   std::stop_source stop;
   stop.request_stop();
   message(quantize(matrix(x, cols), {dtype::q4_k, rounding::search, {}}, {}, {{}, stop.get_token()}), errc::cancelled);
+}
+
+TEST_CASE("workers stop when they are told to", "[quant]") {
+  /// Is told to stop when the work begins.
+  struct stopping_executor final : fw::executor {
+    std::stop_source stop;
+    [[nodiscard]] unsigned concurrency() const noexcept override { return 1; }
+    [[nodiscard]] bool gang() const noexcept override { return true; }
+    void run(unsigned n, fw::function_ref<void(unsigned)> body) override {
+      stop.request_stop();
+      for (unsigned i = 0; i < n; ++i) body(i);
+    }
+  };
+  const auto pool = std::make_shared<stopping_executor>();
+  fw::context_options options;
+  options.executor = pool;
+  const fw::context ctx = fw::context::create(options).value();
+  constexpr std::int64_t cols = 512;
+  const std::vector<float> x = normal(100 * cols, 23);
+  std::vector<std::byte> out(100 * fw::row_bytes(dtype::q2_k, cols), std::byte{0xA5});
+  const auto done =
+      fw::quant::quantize_rows(x, cols, 0, {dtype::q2_k, rounding::greedy, {}}, out, ctx, {{}, pool->stop.get_token()});
+  REQUIRE_FALSE(done);
+  CHECK(done.error().code == errc::cancelled);
+  CHECK(std::all_of(out.begin(), out.end(), [](std::byte b) { return b == std::byte{0xA5}; }));
+}
+
+TEST_CASE("output may be anywhere", "[quant]") {
+  constexpr std::int64_t cols = 512;
+  const std::vector<float> x = normal(3 * cols, 24);
+  for (const char* isa : {"", "generic"}) {
+    fw::context_options options;
+    options.isa = isa;
+    const fw::context ctx = fw::context::create(options).value();
+    for (const dtype type : {dtype::f16, dtype::bf16, dtype::q4_0, dtype::q8_channel}) {
+      const std::size_t bytes = 3 * fw::row_bytes(type, cols);
+      std::vector<std::byte> even(bytes), odd(bytes + 1);
+      REQUIRE(fw::quant::quantize_rows(x, cols, 0, {type, rounding::search, {}}, even, ctx));
+      REQUIRE(fw::quant::quantize_rows(x, cols, 0, {type, rounding::search, {}}, std::span(odd).subspan(1), ctx));
+      CHECK(std::equal(even.begin(), even.end(), odd.begin() + 1));
+    }
+  }
 }
 
 TEST_CASE("pieces of a matrix are the matrix", "[quant]") {

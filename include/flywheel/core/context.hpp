@@ -39,6 +39,9 @@ class FLYWHEEL_API context {
   /// Errors: those of detect_isa and make_thread_team.
   [[nodiscard]] static result<context> create(context_options options = {});
 
+  /// This context, or a new one with default options where it is empty. Errors: those of create.
+  [[nodiscard]] result<context> or_default() const;
+
   [[nodiscard]] explicit operator bool() const noexcept { return state_ != nullptr; }
   [[nodiscard]] flywheel::executor& executor() const noexcept;
   [[nodiscard]] std::pmr::memory_resource* memory() const noexcept;

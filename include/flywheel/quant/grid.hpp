@@ -26,15 +26,18 @@ struct grid_format {
   dtype type = dtype::q4_0;
   int block = 32;                 ///< Values stored together; 0: the whole row (dtypes of kind row), one group.
   int group = 32;                 ///< Values under one scale; 0: the whole row.
-  std::span<const float> levels;  ///< [codes], ascending by code's level only where `ascending`.
+  std::span<const float> levels;  ///< [codes], static; not always ascending (FP4 has the sign last).
   bool minima = false;            ///< Whether minimum can be other than 0.
-  /// Chooses the grid of the n = block (or row) values of x for these weights [n] (null: all alike).
+  // Both functions are thread-safe, allocate nothing and cannot fail.
+  /// Chooses the grid of the n = block (or row) finite values of x for these weights [n], finite and not negative
+  /// (null: all alike).
   void (*fit)(const float* x, const float* weights, std::int64_t n, rounding method, block_grid& grid) = nullptr;
   /// Stores codes [n] on that grid; out has the bytes of a block (or of a whole row).
   void (*pack)(const block_grid& grid, const std::uint8_t* codes, std::int64_t n, std::byte* out) = nullptr;
 };
 
-/// Null for formats that are none: plain numbers, and codebooks of vectors (IQ1, IQ2, IQ3).
+/// One of the library's own constants; null for formats that are none: plain numbers, and codebooks of vectors (IQ1,
+/// IQ2, IQ3). Thread-safe.
 [[nodiscard]] FLYWHEEL_API const grid_format* find_grid(dtype type) noexcept;
 
 }  // namespace flywheel::inline v0::quant

@@ -55,7 +55,7 @@ struct block_fit {
  private:
   void fit_one_scale(const T& data, rounding method) {
     for (int v = 0; v < T::vectors; ++v) {
-      const fitted_scale<S> fitted = fit_scale<S, L>(data.at(v), method, [](V d) { return through_f16(d); });
+      const fitted_scale<S> fitted = fit_scale<S, L, stored_as_f16<S>>(data.at(v), method);
       fitted.d.store(scale + v * S::width);
       V::all(0).store(offset + v * S::width);
     }
@@ -64,7 +64,7 @@ struct block_fit {
 
   void fit_one_line(const T& data, rounding method) {
     for (int v = 0; v < T::vectors; ++v) {
-      const line<S> fitted = fit_line<S>(data.at(v), method, L::highest, false, [](V d) { return through_f16(d); });
+      const line<S> fitted = fit_line<S, stored_as_f16<S>>(data.at(v), method, L::highest, false);
       fitted.d.store(scale + v * S::width);
       fitted.m.store(offset + v * S::width);
     }
@@ -123,11 +123,12 @@ struct block_fit {
 
   void fit_two_levels(const T& data, rounding method) {
     state best, here;
-    try_two_levels(data, method == rounding::nearest ? method : rounding::search, best, here);
-    if (method == rounding::greedy) {
-      state finer;
-      try_two_levels(data, method, finer, here);
-      keep_better(best, finer);
+    try_two_levels(data, rounding::nearest, best, here);
+    for (const rounding finer : {rounding::search, rounding::greedy}) {
+      if (method < finer) break;
+      state found;
+      try_two_levels(data, finer, found, here);
+      keep_better(best, found);
     }
     for (int b = 0; b < T::blocks; ++b) {
       stored[b].d = best.d[b];
@@ -146,11 +147,11 @@ struct block_fit {
     alignas(64) float want[count], want_min[count];  // per group, freely
     for (int v = 0; v < T::vectors; ++v) {
       if constexpr (minima) {
-        const line<S> fitted = fit_line<S>(data.at(v), method, L::highest, true, [](V d) { return d; });
+        const line<S> fitted = fit_line<S, stored_exactly<S>>(data.at(v), method, L::highest, true);
         fitted.d.store(want + v * S::width);
         (V::all(0) - fitted.m).store(want_min + v * S::width);
       } else {
-        fit_scale<S, L>(data.at(v), method, [](V d) { return d; }).d.store(want + v * S::width);
+        fit_scale<S, L, stored_exactly<S>>(data.at(v), method).d.store(want + v * S::width);
         V::all(0).store(want_min + v * S::width);
       }
     }
@@ -159,19 +160,20 @@ struct block_fit {
       top[b] = signed_top(want + b * F::groups) / scale_peak;
       top_min[b] = signed_top(want_min + b * F::groups) / F::highest_scale;
     }
-    const auto start = [&](state& at, float wider, float wider_min) {
+    const auto start = [&](state& at, float wider, float wider_min, float roomy_below) {
       for (int b = 0; b < T::blocks; ++b) {
-        at.d[b] = through_f16<S>(top[b] * wider);
-        at.dmin[b] = through_f16<S>(top_min[b] * wider_min);
+        at.d[b] = stored_scale(top[b] * wider, roomy_below);
+        at.dmin[b] = stored_scale(top_min[b] * wider_min, roomy_below);
       }
     };
-    start(best, 1, 1);
+    start(best, 1, 1, f16_smooth);
     choose_integers(data, method, want, want_min, best);
     if (method == rounding::nearest) return;
-    const int tries = method == rounding::search ? 4 : 12;
+    // Integers of eight bits leave little to the scale above them.
+    const int tries = method != rounding::search ? 12 : F::highest_scale < 100 ? 4 : 3;
     for (int i = 0; i < tries; ++i) {
       const lattice_point<S> p(i, tries);
-      start(here, narrowest + (widest - narrowest) * p.x, narrowest + (widest - narrowest) * p.y);
+      start(here, narrowest + (widest - narrowest) * p.x, narrowest + (widest - narrowest) * p.y, f16_step);
       choose_integers(data, method, want, want_min, here);
       keep_better(best, here);
     }
@@ -189,6 +191,8 @@ struct block_fit {
   static constexpr float scale_peak = minima ? F::highest_scale : F::lowest_scale;
   static constexpr float widest = F::highest_scale < 20 ? 1.12F : F::highest_scale < 100 ? 1.06F : 1.02F;
   static constexpr float narrowest = F::highest_scale < 20 ? 0.8F : F::highest_scale < 100 ? 0.94F : 0.98F;
+
+  static float stored_scale(float x, float roomy_below) { return scale_through_f16(V::all(x), roomy_below).first(); }
 
   static float signed_top(const float* x) {
     float top = 0;
@@ -265,7 +269,6 @@ struct block_fit {
         sums.r.store(r + first);
         sums.qq.store(qq + first);
         sums.q.store(q + first);
-
       } else {
         const scale_fit<S> fit = measure_scale<S, L>(data.at(v), V::load(d + first));
         fit.cross.store(rq + first);
@@ -287,8 +290,8 @@ struct block_fit {
       double dd = a > 0 ? f / a : 0, ddmin = 0;
       const double det = a * e - c * c;
       if (minima && det > 1e-9 * a * e) dd = (f * e - h * c) / det, ddmin = (a * h - c * f) / det;
-      to.d[b] = through_f16<S>(static_cast<float>(static_cast<double>(from.d[b]) + dd));
-      to.dmin[b] = through_f16<S>(static_cast<float>(static_cast<double>(from.dmin[b]) + ddmin));
+      to.d[b] = stored_scale(static_cast<float>(static_cast<double>(from.d[b]) + dd), f16_step);
+      to.dmin[b] = stored_scale(static_cast<float>(static_cast<double>(from.dmin[b]) + ddmin), f16_step);
       if (minima && !(to.dmin[b] >= 0)) to.dmin[b] = from.dmin[b];
     }
   }

@@ -1,6 +1,6 @@
 // Every scalar format as an encoder sees it: how its groups lie in a block, which levels and scales they have, and
 // where the bytes go. scheme<S, dtype> has
-//   kind;                        which of fit_block's algorithms finds the scales
+//   kind;                        which of block_fit's algorithms finds the scales
 //   group, groups;               values under one scale; groups in a block
 //   levels;                      a policy of levels.hpp (offset formats: codes 0 .. highest)
 //   lowest_scale, highest_scale; of the stored integers of two-level formats
@@ -127,7 +127,7 @@ struct scheme<S, dtype::q4_g128> : scale_scheme<S, 128, integer_levels<S, -8, 7>
   }
 };
 
-/// A row is one group; put(code, i, out) stores the code of value i after the row's header.
+/// A row is one group; put(codes, n, out) stores the codes of n values where those of the first belong.
 template <class S>
 struct scheme<S, dtype::q8_channel> : scale_scheme<S, 0, integer_levels<S, -127, 127>> {
   static void put(const std::uint8_t* codes, std::int64_t n, std::uint8_t* out) {
@@ -324,7 +324,7 @@ struct scheme<S, dtype::mxfp4> {
   static constexpr float nominal_level = 8;  ///< OCP Microscaling Formats 1.0, 6.3: floor(log2(peak)) - 2.
   static constexpr bool rounds_down = true;
   using levels = fp4_levels_of<S>;
-  static float scale_of(int code) {
+  static constexpr float scale_of(int code) {
     return __builtin_bit_cast(float, code < 2 ? 0x00200000U << code : static_cast<std::uint32_t>(code - 1) << 23);
   }
   static void pack(const fields& f, const std::uint8_t* codes, std::uint8_t* out) {
@@ -342,7 +342,7 @@ struct scheme<S, dtype::nvfp4> {
   static constexpr float nominal_level = 12;
   static constexpr bool rounds_down = false;
   using levels = fp4_levels_of<S>;
-  static float scale_of(int code) {
+  static constexpr float scale_of(int code) {
     return code < 8 ? static_cast<float>(code) * 0x1p-10F
                     : __builtin_bit_cast(float, (static_cast<std::uint32_t>(code) << 20) + (119U << 23));
   }

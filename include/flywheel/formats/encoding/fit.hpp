@@ -17,22 +17,39 @@ struct lattice_point {
   }
 };
 
+/// What a format keeps of scales (which may be rounded up, see scale_through_f16) and of other numbers: f32, or what is
+/// rounded later.
+template <class S>
+struct stored_exactly {
+  static constexpr float least_value = 0;  ///< Groups without a larger one are nothing but zeros.
+  static lanes<S> scale(lanes<S> d, float = 0) { return d; }
+  static lanes<S> nearest(lanes<S> m) { return m; }
+};
+template <class S>
+struct stored_as_f16 {
+  static constexpr float least_value = f16_step / 2;
+  static lanes<S> scale(lanes<S> d, float roomy_below = f16_step) { return scale_through_f16(d, roomy_below); }
+  static lanes<S> nearest(lanes<S> m) { return through_f16(m); }
+};
+
 template <class S>
 struct fitted_scale {
   lanes<S> d, error;
 };
 
-/// One scale: x ~ d l. `stored(d)` is what the format keeps of d. Scales are tried over the range of the levels, least
-/// squares gives each its due, and the best goes on by least squares until it is stable. Errors that are not numbers
-/// never win, so that extreme values end up with the nearest scale. A greedy fit begins where a search ends.
-template <class S, class L, class D, class R>
-fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
+/// One scale: x ~ d l, kept as R says. Scales are tried over the range of the levels, least squares gives each its due,
+/// and the best takes three steps of least squares. Errors that are not numbers never win, so that extreme values
+/// end up with the nearest scale. A greedy fit begins where a search ends. Negative where levels are lopsided alone.
+template <class S, class L, class R, class D>
+fitted_scale<S> fit_scale(const D& data, rounding method) {
   using V = lanes<S>;
-  const V nominal = signed_peak<S>(data) * V::all(1 / L::peak);
-  fitted_scale<S> best{stored(nominal), V::all(0)};
+  V peak = signed_peak<S>(data);
+  if constexpr (!L::lopsided) peak = magnitude(peak);
+  const V nominal = select(V::all(R::least_value) < magnitude(peak), peak * V::all(1 / L::peak), V::all(0));
+  fitted_scale<S> best{R::scale(nominal, f16_smooth), V::all(0)};
   if (method == rounding::nearest) {
     // Two levels: the largest value is no measure of the others; their mean magnitude is.
-    if constexpr (L::count == 2) best.d = stored(measure_gain<S, L>(data, nominal).next);
+    if constexpr (L::count == 2) best.d = R::nearest(measure_gain<S, L>(data, nominal).next);
     return best;
   }
   scale_fit<S> fit = measure_scale<S, L>(data, best.d);
@@ -62,7 +79,7 @@ fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
     }
     V from = next;
     for (int i = 0; i < 3; ++i) {
-      const V d = stored(from);
+      const V d = R::scale(from, i == 2 ? f16_smooth : f16_step);
       fit = measure_scale<S, L>(data, d);
       const condition<S> better = fit.error < best.error;
       best.d = select(better, d, best.d);
@@ -73,15 +90,15 @@ fitted_scale<S> fit_scale(const D& data, rounding method, R stored) {
   return best;
 }
 
-/// Scale and offset: x ~ d q + m, q in 0 .. highest; offsets at most zero if asked for.
-template <class S, class D, class R>
-line<S> fit_line(const D& data, rounding method, float highest, bool below_zero, R stored) {
+/// Scale and offset: x ~ d q + m, q in 0 .. highest, kept as R says; offsets at most zero if asked for.
+template <class S, class R, class D>
+line<S> fit_line(const D& data, rounding method, float highest, bool below_zero) {
   using V = lanes<S>;
   V low = data.x(0), high = low;
   for (std::int64_t i = 1; i < data.size; ++i) low = least(low, data.x(i)), high = most(high, data.x(i));
   if (below_zero) low = least(low, V::all(0)), high = most(high, V::all(0));
   const V range = high - low;
-  line<S> best{stored(range * V::all(1 / highest)), stored(low), V::all(0)};
+  line<S> best{R::scale(range * V::all(1 / highest), f16_smooth), R::nearest(low), V::all(0)};
   if (method == rounding::nearest) return best;
   line_sums<S> sums = measure_line(data, best.d, best.m, highest);
   best.error = sums.rr;
@@ -112,7 +129,7 @@ line<S> fit_line(const D& data, rounding method, float highest, bool below_zero,
     }
     line<S> from = next;
     for (int i = 0; i < 3; ++i) {
-      const V d = stored(from.d), m = stored(from.m);
+      const V d = R::scale(from.d, i == 2 ? f16_smooth : f16_step), m = R::nearest(from.m);
       sums = measure_line(data, d, m, highest);
       const condition<S> better = sums.rr < best.error;
       best.d = select(better, d, best.d);

@@ -4,7 +4,8 @@
 //
 // Everything that depends on S is a template over it: the library compiles it once for each instruction set, with S in
 // an unnamed namespace, and the linker must never exchange those copies. For the same reason nothing here calls inline
-// functions of other headers.
+// functions of other headers, but for half.hpp's in scalar_lanes and quad_lanes, which are for the default instruction
+// set alone.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,21 @@
 #include "flywheel/formats/half.hpp"
 
 namespace flywheel::inline v0::formats::encoding {
+
+/// Ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point. -ffast-math must not see that it is
+/// the same number that goes again; clang's pragma and GCC's __builtin_assoc_barrier did not hide it.
+template <class T>
+T round_by_adding(T x, T much) noexcept {
+  x = x + much;
+#if defined(__SSE2__)
+  __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(x));
+#elif defined(__GNUC__)
+  __asm__("" : "+m"(x));
+#endif
+  return x - much;
+}
 
 /// One lane, plain C++.
 struct scalar_lanes {
@@ -34,8 +50,7 @@ struct scalar_lanes {
   static float max(float a, float b) noexcept { return a > b ? a : b; }
   static float min(float a, float b) noexcept { return a < b ? a : b; }
   static float abs(float x) noexcept { return x < 0 ? -x : x; }
-  /// Ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point.
-  static float round(float x) noexcept { return (x + 12582912.0F) - 12582912.0F; }
+  static float round(float x) noexcept { return round_by_adding(x, 12582912.0F); }
   static bool less(float a, float b) noexcept { return a < b; }
   static float select(bool which, float a, float b) noexcept { return which ? a : b; }
   static float sum(float x) noexcept { return x; }
@@ -73,7 +88,7 @@ struct quad_lanes {
   static floats max(floats a, floats b) noexcept { return select(a > b, a, b); }
   static floats min(floats a, floats b) noexcept { return select(a < b, a, b); }
   static floats abs(floats x) noexcept { return as_floats(reinterpret_cast<bytes>(x) & 0x7FFFFFFF); }
-  static floats round(floats x) noexcept { return (x + 12582912.0F) - 12582912.0F; }
+  static floats round(floats x) noexcept { return round_by_adding(x, set1(12582912.0F)); }
   static mask less(floats a, floats b) noexcept { return a < b; }
   static floats select(mask which, floats a, floats b) noexcept {
     return as_floats((which & reinterpret_cast<bytes>(a)) | (~which & reinterpret_cast<bytes>(b)));
@@ -161,11 +176,11 @@ template <class S>
 lanes<S> round_within(lanes<S> x, float lo, float hi) {
   return S::round(S::min(S::max(x.v, S::set1(lo)), S::set1(hi)));
 }
-/// 1 / x, and 0 for 0 and NaN.
+/// 1 / x, and 0 where that is not finite and for NaN.
 template <class S>
 lanes<S> inverse(lanes<S> x) {
   using V = lanes<S>;
-  return select(V::all(0) < magnitude(x), V::all(1) / x, V::all(0));
+  return select(V::all(0x1p-128F) < magnitude(x), V::all(1) / x, V::all(0));
 }
 /// As an f16 stores it; beyond its range the largest finite f16.
 template <class S>
@@ -174,9 +189,20 @@ lanes<S> through_f16(lanes<S> x) {
   S::store_f16(halves, S::min(S::max(x.v, S::set1(-65504.0F)), S::set1(65504.0F)));
   return S::load_f16(halves);
 }
+
+constexpr float f16_step = 0x1p-24F;  ///< Between the smallest numbers of f16.
+/// Scales from here on lose less than 2% to rounding, which any search takes care of.
+constexpr float f16_smooth = 32 * f16_step;
+
+/// A scale as an f16 stores it: that of the next larger magnitude below `roomy_below` (f16_step, or f16_smooth), else
+/// the nearest. A scale that is too small cuts off the largest values, one that is 0 all of them; one that is too large
+/// costs resolution alone.
 template <class S>
-float through_f16(float x) {
-  return through_f16(lanes<S>::all(x)).first();
+lanes<S> scale_through_f16(lanes<S> x, float roomy_below) {
+  using V = lanes<S>;
+  const V d = through_f16(x), step = V::all(f16_step);
+  const V larger = d + select(x < V::all(0), V::all(0) - step, step);
+  return select(magnitude(d) < least(magnitude(x), V::all(roomy_below)), larger, d);
 }
 
 }  // namespace flywheel::inline v0::formats::encoding

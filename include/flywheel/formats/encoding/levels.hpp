@@ -1,6 +1,7 @@
 // The levels of scalar formats: value = scale * level. Each policy has
 //   lowest, highest;                the range of levels
 //   peak;                           the level of largest magnitude, where nearest rounding puts the largest value
+//   lopsided;                       whether -d is another scale than d: the levels are not those of the other sign
 //   widest, narrowest;              scales worth trying, relative to the one that puts the largest value on `peak`
 //   tries;                          how many of them
 //   count, at(code);                the codes, and the level of each
@@ -47,7 +48,7 @@ struct sign_levels {
   static V code(V y) { return select(y < V::all(0), V::all(0), V::all(1)); }
 };
 
-/// The levels of IQ4_NL and IQ4_XS (formats/iq4_nl.hpp).
+/// The levels of IQ4_NL and IQ4_XS: formats/iq4_nl.hpp's, in floats of this S's own (src/quant/grid.cpp compares).
 template <class S>
 struct iq4_levels_of {
   using V = lanes<S>;
@@ -84,7 +85,7 @@ struct iq4_levels_of {
   }
 };
 
-/// Twice the values of E2M1 (formats/mxfp4.hpp).
+/// Twice the values of E2M1: formats/mxfp4.hpp's, in floats of this S's own.
 template <class S>
 struct fp4_levels_of {
   using V = lanes<S>;

@@ -12,7 +12,7 @@ enum class rounding : std::uint8_t {
   nearest,  ///< The scale that the largest value asks for, each value to its nearest level ("rtn").
   search,   ///< Many scales tried, the best refined by weighted least squares.
   /// Search, then a much finer search from there, with more neighbours of every stored integer. Codes are always the
-  /// nearest for the scales that are stored, and scales the best for their codes: steps of single codes cannot help.
+  /// nearest for the scales that are stored: to step a single code can only help where the scales follow.
   greedy,
 };
 

@@ -17,7 +17,7 @@ void encode_values(const float* x, const weighting& how, std::int64_t n, roundin
   if constexpr (F::group == 0) {
     using L = typename F::levels;
     const row_view<S> row(x, n, how);
-    const V d = fit_scale<S, L>(row, method, [](V free) { return free; }).d;
+    const V d = fit_scale<S, L, stored_exactly<S>>(row, method).d;
     const V id = inverse(d);
     alignas(64) float scale[S::width];
     d.store(scale);
