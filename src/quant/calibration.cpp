@@ -127,10 +127,7 @@ result<moments_by_tensor> collect_moments(const io::archive& file, std::string_v
                                           const calibration_options& options) {
   return detail::guarded([&]() -> result<moments_by_tensor> {
     model_options with;
-    with.context = options.context;
-    if (!with.context) {
-      FLYWHEEL_TRY(with.context, context::create());
-    }
+    FLYWHEEL_TRY(with.context, options.context.or_default());
     with.control.stop = options.control.stop;
     const auto observer = std::make_shared<moments_observer>(with.context, options.wants);
     with.observer = observer;

@@ -18,9 +18,8 @@ result<tensor> gptq(const tensor_view& w, const gram_matrix& activations, dtype 
                    "error feedback has no grid for " + std::string(to_string(type)) +
                        ": plain numbers and vector codebooks have none",
                    {}};
-    if (ctx) return round_with_feedback(w, activations, *format, options, ctx, control);
-    FLYWHEEL_TRY(const context own, context::create());
-    return round_with_feedback(w, activations, *format, options, own, control);
+    FLYWHEEL_TRY(const context used, ctx.or_default());
+    return round_with_feedback(w, activations, *format, options, used, control);
   });
 }
 

@@ -196,10 +196,7 @@ result<io::archive> smooth(const io::archive& model,
 result<std::vector<channel_scales>> find_awq_scales(const io::archive& model, const moments_by_tensor& activations,
                                                     const awq_options& options) {
   return detail::guarded([&]() -> result<std::vector<channel_scales>> {
-    context ctx = options.context;
-    if (!ctx) {
-      FLYWHEEL_TRY(ctx, context::create());
-    }
+    FLYWHEEL_TRY(const context ctx, options.context.or_default());
     if (options.steps < 1) return error{errc::invalid_argument, "must be at least 1", "awq_options::steps"};
     FLYWHEEL_TRY(std::vector<channel_link> links, find_channel_links(model));
     std::vector<channel_scales> found;
