@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <string>
@@ -56,6 +57,26 @@ class header_writer {
 
   output_file& out_;
 };
+
+std::uint64_t stored_bytes(const value& v) {
+  return std::visit(
+      [](const auto& x) -> std::uint64_t {
+        using T = std::decay_t<decltype(x)>;
+        if constexpr (std::is_arithmetic_v<T>) {
+          return sizeof(T);
+        } else if constexpr (std::is_same_v<T, std::string>) {
+          return 8 + x.size();
+        } else {
+          std::uint64_t bytes = 4 + 8;  // the elements' type and their number
+          if constexpr (std::is_same_v<T, std::vector<std::string>>)
+            for (const std::string& one : x) bytes += 8 + one.size();
+          else
+            bytes += x.size() * sizeof(typename T::value_type);
+          return bytes;
+        }
+      },
+      v);
+}
 
 /// The bytes of a planned tensor, or why GGUF cannot hold it.
 result<std::uint64_t> planned_bytes(const tensor_plan& tensor) {
@@ -151,3 +172,16 @@ result<layout> write_gguf_header(output_file& out, const metadata& meta, std::sp
 }
 
 }  // namespace flywheel::inline v0::io::detail
+
+namespace flywheel::inline v0::io {
+
+std::uint64_t gguf_header_bytes(const metadata& meta, std::span<const tensor_info> tensors) {
+  std::uint64_t bytes = 4 + 4 + 8 + 8;  // magic, version, and the numbers of tensors and keys
+  for (const entry& e : meta.entries()) bytes += 8 + e.key.size() + 4 + detail::stored_bytes(e.value);
+  for (const tensor_info& t : tensors) bytes += 8 + t.name.size() + 4 + 8 * t.dims.rank() + 4 + 8;
+  const auto alignment = meta.integer(detail::alignment_key);
+  return detail::align_up(
+      bytes, alignment && *alignment > 0 ? static_cast<std::uint64_t>(*alignment) : detail::default_alignment);
+}
+
+}  // namespace flywheel::inline v0::io

@@ -13,6 +13,7 @@
 #if defined(_WIN32)
 #  include <io.h>
 #else
+#  include <sys/file.h>
 #  include <unistd.h>
 #endif
 
@@ -28,9 +29,18 @@ constexpr std::size_t buffer_bytes = 256U << 10;
 int open_new(const std::filesystem::path& path) {
   return _wopen(path.c_str(), _O_CREAT | _O_EXCL | _O_WRONLY | _O_BINARY, _S_IREAD | _S_IWRITE);
 }
+int open_kept(const std::filesystem::path& path) {
+  return _wopen(path.c_str(), _O_CREAT | _O_RDWR | _O_BINARY, _S_IREAD | _S_IWRITE);
+}
+bool lock_file(int) { return true; }  // Windows refuses to rename a file that another process holds open
 std::ptrdiff_t write_some(int handle, const std::byte* data, std::size_t n) {
   return _write(handle, data, static_cast<unsigned>(n));
 }
+std::ptrdiff_t read_some(int handle, std::byte* data, std::size_t n) {
+  return _read(handle, data, static_cast<unsigned>(n));
+}
+bool seek_file(int handle, std::uint64_t to) { return _lseeki64(handle, static_cast<__int64>(to), SEEK_SET) >= 0; }
+bool resize_file(int handle, std::uint64_t to) { return _chsize_s(handle, static_cast<__int64>(to)) == 0; }
 int sync_file(int handle) { return _commit(handle); }
 int close_file(int handle) { return _close(handle); }
 void sync_folder(const std::filesystem::path&) {}
@@ -38,7 +48,13 @@ void sync_folder(const std::filesystem::path&) {}
 int open_new(const std::filesystem::path& path) {
   return ::open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
 }
+int open_kept(const std::filesystem::path& path) { return ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666); }
+/// File systems without locks say so; two runs at once are then the user's to avoid.
+bool lock_file(int handle) { return ::flock(handle, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
 std::ptrdiff_t write_some(int handle, const std::byte* data, std::size_t n) { return ::write(handle, data, n); }
+std::ptrdiff_t read_some(int handle, std::byte* data, std::size_t n) { return ::read(handle, data, n); }
+bool seek_file(int handle, std::uint64_t to) { return ::lseek(handle, static_cast<off_t>(to), SEEK_SET) >= 0; }
+bool resize_file(int handle, std::uint64_t to) { return ::ftruncate(handle, static_cast<off_t>(to)) == 0; }
 int sync_file(int handle) { return ::fsync(handle); }
 int close_file(int handle) { return ::close(handle); }
 /// Makes the new name durable. File systems that cannot do it for folders say so; the file itself is safe by then.
@@ -65,9 +81,13 @@ std::string unlikely_name(const void* salt, unsigned attempt) {
   return name + ".tmp";
 }
 
+error no_folder(const std::string& where) {
+  return {errc::not_found, "the folder to write into does not exist", where};
+}
+
 }  // namespace
 
-result<output_file> output_file::create(const std::filesystem::path& path) {
+result<output_file> output_file::prepare(const std::filesystem::path& path) {
   output_file file;
   file.path_ = path;
   file.where_ = path.string();
@@ -82,15 +102,32 @@ result<output_file> output_file::create(const std::filesystem::path& path) {
   if (auto target = std::filesystem::canonical(path, ignored); !ignored) file.path_ = std::move(target);
   file.folder_ = file.path_.parent_path();
   file.pending_.reserve(buffer_bytes);
+  return file;
+}
+
+result<output_file> output_file::create(const std::filesystem::path& path) {
+  FLYWHEEL_TRY(output_file file, prepare(path));
   for (unsigned attempt = 0; file.handle_ < 0; ++attempt) {
     file.temporary_ = file.folder_ / unlikely_name(&file, attempt);
     file.handle_ = open_new(file.temporary_);
     const int code = errno;
     if (file.handle_ >= 0) break;
-    if (code == ENOENT) return error{errc::not_found, "the folder to write into does not exist", file.where_};
+    if (code == ENOENT) return no_folder(file.where_);
     if (code != EEXIST && code != EINTR) return file.refused("create a file in this folder", code);
     if (attempt == 100) return file.refused("find a free temporary name", code);
   }
+  return file;
+}
+
+result<output_file> output_file::resume(const std::filesystem::path& path) {
+  FLYWHEEL_TRY(output_file file, prepare(path));
+  file.resumable_ = true;
+  file.temporary_ = file.path_;
+  file.temporary_ += ".partial";
+  file.handle_ = open_kept(file.temporary_);
+  if (file.handle_ < 0)
+    return errno == ENOENT ? no_folder(file.where_) : file.refused("create a file beside it", errno);
+  if (!lock_file(file.handle_)) return error{errc::io, "another process is writing this file", file.where_};
   return file;
 }
 
@@ -101,7 +138,8 @@ output_file::output_file(output_file&& other) noexcept
       where_(std::move(other.where_)),
       pending_(std::move(other.pending_)),
       position_(other.position_),
-      handle_(std::exchange(other.handle_, -1)) {}
+      handle_(std::exchange(other.handle_, -1)),
+      resumable_(other.resumable_) {}
 
 output_file& output_file::operator=(output_file&& other) noexcept {
   if (this != &other) {
@@ -113,6 +151,7 @@ output_file& output_file::operator=(output_file&& other) noexcept {
     pending_ = std::move(other.pending_);
     position_ = other.position_;
     handle_ = std::exchange(other.handle_, -1);
+    resumable_ = other.resumable_;
   }
   return *this;
 }
@@ -123,7 +162,12 @@ void output_file::discard() noexcept {
   if (handle_ < 0) return;
   (void)close_file(std::exchange(handle_, -1));
   std::error_code ignored;
-  std::filesystem::remove(temporary_, ignored);
+  if (!resumable_) std::filesystem::remove(temporary_, ignored);
+}
+
+void output_file::abandon() noexcept {
+  resumable_ = false;
+  discard();
 }
 
 error output_file::refused(const char* what, int code) {
@@ -159,6 +203,33 @@ result<void> output_file::write_through(std::span<const std::byte> bytes) {
     if (n <= 0) return refused("write", n < 0 ? errno : ENOSPC);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
+  return {};
+}
+
+result<void> output_file::seek(std::uint64_t position) {
+  FLYWHEEL_CHECK(flush());
+  if (!seek_file(handle_, position)) return refused("write", errno);
+  position_ = position;
+  return {};
+}
+
+result<bool> output_file::read(std::uint64_t position, std::span<std::byte> out) {
+  const std::uint64_t back = position_;
+  FLYWHEEL_CHECK(seek(position));
+  while (!out.empty()) {
+    const std::ptrdiff_t n = read_some(handle_, out.data(), std::min<std::size_t>(out.size(), 1U << 30));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return refused("read what was written before", errno);
+    if (n == 0) break;
+    out = out.subspan(static_cast<std::size_t>(n));
+  }
+  FLYWHEEL_CHECK(seek(back));
+  return out.empty();
+}
+
+result<void> output_file::resize(std::uint64_t bytes) {
+  FLYWHEEL_CHECK(flush());
+  if (!resize_file(handle_, bytes)) return refused("set the size of the file", errno);
   return {};
 }
 

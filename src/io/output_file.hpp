@@ -19,13 +19,28 @@ class output_file {
  public:
   /// Errors: not_found (no such folder), invalid_argument (the path is a folder, a device or a pipe), io.
   [[nodiscard]] static result<output_file> create(const std::filesystem::path& path);
+  /// The same with a temporary name that is known, `path`.partial, so that a later run can go on with it: what it holds
+  /// is kept, the first write goes to its start, and it stays when there is no commit(). Errors also: io (another
+  /// process is writing it).
+  [[nodiscard]] static result<output_file> resume(const std::filesystem::path& path);
   output_file(output_file&& other) noexcept;
   output_file& operator=(output_file&& other) noexcept;
   ~output_file();
 
   /// Appends. Error: io; the file is then gone.
   [[nodiscard]] result<void> write(std::span<const std::byte> bytes);
-  /// Bytes written so far.
+  /// The next write goes there. Error: io.
+  [[nodiscard]] result<void> seek(std::uint64_t position);
+  /// Of what was written before, in this run or an earlier one; may be called with less in the file than asked for:
+  /// false then. Error: io.
+  [[nodiscard]] result<bool> read(std::uint64_t position, std::span<std::byte> out);
+  /// Cuts or extends (with zeros) what is there. Error: io.
+  [[nodiscard]] result<void> resize(std::uint64_t bytes);
+  /// Closes and removes the temporary file, resumable or not.
+  void abandon() noexcept;
+  /// The temporary file's name.
+  [[nodiscard]] const std::filesystem::path& temporary() const noexcept { return temporary_; }
+  /// Where the next write goes: in a file without seek(), the bytes written so far.
   [[nodiscard]] std::uint64_t position() const noexcept { return position_; }
   /// Flushes to the device, renames, and flushes the folder. Error: io; the file is then gone.
   [[nodiscard]] result<void> commit();
@@ -33,9 +48,10 @@ class output_file {
 
  private:
   output_file() = default;
+  static result<output_file> prepare(const std::filesystem::path& path);
   result<void> flush();
   result<void> write_through(std::span<const std::byte> bytes);
-  /// Closes and removes the temporary file. Never fails.
+  /// Closes the temporary file and removes it, unless it is resumable. Never fails.
   void discard() noexcept;
   /// Discards, and describes what the system refused.
   error refused(const char* what, int code);
@@ -47,6 +63,7 @@ class output_file {
   std::vector<std::byte> pending_;
   std::uint64_t position_ = 0;
   int handle_ = -1;
+  bool resumable_ = false;
 };
 
 }  // namespace flywheel::inline v0::io::detail

@@ -1,10 +1,17 @@
 #include "flywheel/io/writer.hpp"
 
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <string_view>
+#include <system_error>
 #include <unordered_set>
 #include <utility>
 
 #include "flywheel/detail/try.hpp"
+#include "src/core/checksum.hpp"
 #include "src/io/gguf.hpp"
 #include "src/io/output_file.hpp"
 #include "src/io/reading.hpp"
@@ -12,28 +19,136 @@
 
 namespace flywheel::inline v0::io {
 
+namespace {
+
+struct close_stream {
+  void operator()(std::FILE* f) const noexcept { std::fclose(f); }
+};
+using stream = std::unique_ptr<std::FILE, close_stream>;
+
+std::string hexadecimal(std::uint64_t v) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(v));
+  return text;
+}
+
+/// Lines of a file that end with a line feed: a process may have died within the last one.
+std::vector<std::string> whole_lines(const std::filesystem::path& path) {
+  std::vector<std::string> lines;
+  std::ifstream in(path, std::ios::binary);
+  for (std::string line; std::getline(in, line) && !in.eof();) lines.push_back(std::move(line));
+  return lines;
+}
+
+}  // namespace
+
 struct writer::state {
   detail::output_file out;
   detail::layout layout;
   std::vector<std::string> names;
+  std::vector<std::uint64_t> offsets;  ///< Of each tensor in the file.
+  std::uint64_t end = 0;               ///< Bytes of the whole file.
+  std::vector<bool> done;
   std::size_t current = 0;    ///< The tensor being written; names.size() when all are complete.
   std::uint64_t written = 0;  ///< Bytes of it.
   bool finished = false;
+  // Of a resumable writer.
+  std::filesystem::path journal_path;
+  stream journal;
+  flywheel::detail::checksum sum;  ///< Of the current tensor.
+
+  state(detail::output_file&& file, detail::layout&& plan, std::vector<std::string>&& tensors)
+      : out(std::move(file)), layout(std::move(plan)), names(std::move(tensors)), done(names.size()) {
+    end = out.position();
+    for (const std::uint64_t bytes : layout.bytes) {
+      offsets.push_back(end);
+      end = detail::align_up(end + bytes, layout.alignment);
+    }
+  }
 
   /// Pads and steps over tensors that are complete (those without bytes too).
   result<void> advance() {
     static constexpr std::byte zeros[64] = {};
-    while (current < names.size() && written == layout.bytes[current]) {
-      std::uint64_t padding = detail::align_up(out.position(), layout.alignment) - out.position();
-      while (padding > 0) {
-        const std::uint64_t n = std::min<std::uint64_t>(padding, sizeof zeros);
-        FLYWHEEL_CHECK(out.write(std::span(zeros).first(static_cast<std::size_t>(n))));
-        padding -= n;
+    while (current < names.size() && (done[current] || written == layout.bytes[current])) {
+      if (!done[current]) {
+        for (std::uint64_t padding = detail::align_up(out.position(), layout.alignment) - out.position();
+             padding > 0;) {
+          const std::uint64_t n = std::min<std::uint64_t>(padding, sizeof zeros);
+          FLYWHEEL_CHECK(out.write(std::span(zeros).first(static_cast<std::size_t>(n))));
+          padding -= n;
+        }
+        FLYWHEEL_CHECK(note());
       }
       ++current;
-      written = 0;
+      start();
     }
+    if (current < names.size() && written == 0 && out.position() != offsets[current])
+      FLYWHEEL_CHECK(out.seek(offsets[current]));
     return {};
+  }
+  void start() {
+    written = 0;
+    sum = {};
+  }
+  /// The current tensor is complete.
+  result<void> note() {
+    done[current] = true;
+    if (!journal) return {};
+    FLYWHEEL_CHECK(out.seek(out.position()));  // the data first, as far as a process that dies is concerned
+    return line(std::to_string(current) + " " + hexadecimal(sum.value()));
+  }
+  result<void> line(const std::string& text) {
+    const std::string whole = text + "\n";
+    if (std::fwrite(whole.data(), 1, whole.size(), journal.get()) != whole.size() || std::fflush(journal.get()) != 0)
+      return error{errc::io, "cannot write: " + std::generic_category().message(errno), journal_path.string()};
+    return {};
+  }
+  /// Finds out what an earlier run with this key completed, and opens the journal.
+  result<void> go_on(std::string_view key) {
+    journal_path = out.temporary();
+    journal_path += ".journal";
+    std::vector<std::byte> bytes(static_cast<std::size_t>(offsets.empty() ? end : offsets[0]));
+    FLYWHEEL_CHECK(out.read(0, bytes));
+    sum.add(bytes);
+    const std::string first = "flywheel 1 " + hexadecimal(sum.value()) + " " + std::string(key);
+    const std::vector<std::string> lines = whole_lines(journal_path);
+    if (!lines.empty() && lines[0] == first)
+      for (std::size_t i = 1; i < lines.size(); ++i) {
+        char* rest = nullptr;
+        const unsigned long long tensor = std::strtoull(lines[i].c_str(), &rest, 10);
+        if (tensor >= names.size() || *rest != ' ') continue;
+        FLYWHEEL_TRY(const std::string found, checksum_of(static_cast<std::size_t>(tensor)));
+        if (found == rest + 1) done[static_cast<std::size_t>(tensor)] = true;
+      }
+    journal.reset(std::fopen(journal_path.string().c_str(), "wb"));
+    if (!journal)
+      return error{errc::io, "cannot create it: " + std::generic_category().message(errno), journal_path.string()};
+    FLYWHEEL_CHECK(line(first));
+    for (std::size_t i = 0; i < names.size(); ++i)
+      if (done[i]) {
+        FLYWHEEL_TRY(const std::string found, checksum_of(i));
+        FLYWHEEL_CHECK(line(std::to_string(i) + " " + found));
+      }
+    start();
+    return out.resize(end);  // a file of the right size can be opened and read while it is being written
+  }
+  /// Of what the file holds where the tensor belongs; empty when it is not there.
+  result<std::string> checksum_of(std::size_t tensor) {
+    flywheel::detail::checksum found;
+    std::vector<std::byte> piece;
+    for (std::uint64_t at = 0; at < layout.bytes[tensor]; at += piece.size()) {
+      piece.resize(static_cast<std::size_t>(std::min<std::uint64_t>(1U << 20, layout.bytes[tensor] - at)));
+      FLYWHEEL_TRY(const bool there, out.read(offsets[tensor] + at, piece));
+      if (!there) return std::string();
+      found.add(piece);
+    }
+    return hexadecimal(found.value());
+  }
+  void drop_journal() noexcept {
+    if (!journal) return;
+    journal.reset();
+    std::error_code ignored;
+    std::filesystem::remove(journal_path, ignored);
   }
   [[nodiscard]] error refuse(std::string message) const {
     return {errc::invalid_argument, std::move(message),
@@ -48,6 +163,16 @@ writer::~writer() = default;
 
 result<writer> writer::create(const std::filesystem::path& path, io::container kind, const metadata& meta,
                               std::span<const tensor_plan> tensors) {
+  return begin(path, kind, meta, tensors, nullptr);
+}
+
+result<writer> writer::resume(const std::filesystem::path& path, io::container kind, const metadata& meta,
+                              std::span<const tensor_plan> tensors, std::string_view key) {
+  return begin(path, kind, meta, tensors, &key);
+}
+
+result<writer> writer::begin(const std::filesystem::path& path, io::container kind, const metadata& meta,
+                             std::span<const tensor_plan> tensors, const std::string_view* key) {
   return flywheel::detail::guarded([&]() -> result<writer> {
     const std::string where = path.string();
     std::unordered_set<std::string_view> names;
@@ -66,10 +191,12 @@ result<writer> writer::create(const std::filesystem::path& path, io::container k
       if (!names.insert(tensor.name).second) return refuse("there are two tensors with this name");
       kept.push_back(tensor.name);
     }
-    FLYWHEEL_TRY(detail::output_file out, detail::output_file::create(path));
+    FLYWHEEL_TRY(detail::output_file out,
+                 key != nullptr ? detail::output_file::resume(path) : detail::output_file::create(path));
     FLYWHEEL_TRY(detail::layout layout, kind == container::gguf ? detail::write_gguf_header(out, meta, tensors)
                                                                 : detail::write_safetensors_header(out, meta, tensors));
-    auto s = std::unique_ptr<state>(new state{std::move(out), std::move(layout), std::move(kept)});
+    auto s = std::make_unique<state>(std::move(out), std::move(layout), std::move(kept));
+    if (key != nullptr) FLYWHEEL_CHECK(s->go_on(*key));
     FLYWHEEL_CHECK(s->advance());
     return writer(std::move(s));
   });
@@ -86,19 +213,58 @@ result<void> writer::write(std::span<const std::byte> bytes) {
       return s.refuse("a piece of " + std::to_string(bytes.size()) + " bytes is more than the " +
                       std::to_string(missing) + " that the tensor lacks");
     FLYWHEEL_CHECK(s.out.write(bytes));
+    if (s.journal) s.sum.add(bytes);
     s.written += bytes.size();
     return s.advance();
   });
+}
+
+bool writer::complete(std::size_t tensor) const noexcept {
+  return state_ && tensor < state_->done.size() && state_->done[tensor];
+}
+
+result<void> writer::select(std::size_t tensor) {
+  return flywheel::detail::guarded([&]() -> result<void> {
+    if (!state_ || state_->finished || !state_->journal || tensor >= state_->names.size())
+      return error{errc::invalid_argument, "this tensor cannot be selected", {}};
+    state& s = *state_;
+    s.current = tensor;
+    s.done[tensor] = false;
+    s.start();
+    return s.advance();
+  });
+}
+
+result<std::filesystem::path> writer::partial() {
+  return flywheel::detail::guarded([&]() -> result<std::filesystem::path> {
+    if (!state_ || state_->finished || !state_->journal)
+      return error{errc::invalid_argument, "this writer has no partial file", {}};
+    FLYWHEEL_CHECK(state_->out.seek(state_->out.position()));
+    return state_->out.temporary();
+  });
+}
+
+void writer::abandon() noexcept {
+  if (!state_) return;
+  state_->out.abandon();
+  state_->drop_journal();
 }
 
 result<void> writer::finish() {
   return flywheel::detail::guarded([&]() -> result<void> {
     if (!state_ || state_->finished) return error{errc::invalid_argument, "the writer has finished", {}};
     state& s = *state_;
+    // Complete tensors may lie behind incomplete ones that were passed over.
+    if (const auto open = std::find(s.done.begin(), s.done.end(), false);
+        s.current == s.names.size() && open != s.done.end())
+      s.current = static_cast<std::size_t>(open - s.done.begin());
     if (s.current < s.names.size())
       return s.refuse("the tensor lacks " + std::to_string(s.layout.bytes[s.current] - s.written) + " bytes");
     s.finished = true;
-    return s.out.commit();
+    if (s.journal) FLYWHEEL_CHECK(s.out.resize(s.end));
+    FLYWHEEL_CHECK(s.out.commit());
+    s.drop_journal();
+    return {};
   });
 }
 

@@ -1,12 +1,15 @@
 // Writing GGUF and safetensors files as a stream: never the whole model in memory. The file appears under its name
-// only when it is complete (temporary name in the same directory, fsync, rename).
+// only when it is complete (temporary name in the same directory, fsync, rename). A resumable one keeps the tensors
+// that are complete when it is interrupted.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "flywheel/core/config.hpp"
@@ -25,6 +28,9 @@ struct tensor_plan {
   std::uint64_t bytes = 0;
 };
 
+/// Bytes before the first tensor of a GGUF file with these metadata and tensors, whatever their types.
+[[nodiscard]] FLYWHEEL_API std::uint64_t gguf_header_bytes(const metadata& meta, std::span<const tensor_info> tensors);
+
 /// A file being written. Not thread-safe. Destroying it before finish() removes the temporary file.
 class FLYWHEEL_API writer {
  public:
@@ -34,6 +40,13 @@ class FLYWHEEL_API writer {
   /// have), io.
   [[nodiscard]] static result<writer> create(const std::filesystem::path& path, io::container kind,
                                              const metadata& meta, std::span<const tensor_plan> tensors);
+  /// The same, but what is written stays in `path`.partial when the writer is destroyed before finish() or its process
+  /// ends, and tensors that are complete there are kept if that file was begun with the same plan, metadata and key and
+  /// their checksums (in `path`.partial.journal) are right; otherwise all starts anew. `key` stands for what the data
+  /// depends on; one line. Error also: io (another process is writing to the same path).
+  [[nodiscard]] static result<writer> resume(const std::filesystem::path& path, io::container kind,
+                                             const metadata& meta, std::span<const tensor_plan> tensors,
+                                             std::string_view key);
   writer(writer&&) noexcept;
   writer& operator=(writer&&) noexcept;
   ~writer();
@@ -41,12 +54,23 @@ class FLYWHEEL_API writer {
   /// Appends bytes to the current tensor; tensors come in the declared order and may be written in pieces. A piece
   /// must not cross into the next tensor. Padding is the writer's work.
   [[nodiscard]] result<void> write(std::span<const std::byte> bytes);
+  /// Whether a tensor is complete, by its place in the plan.
+  [[nodiscard]] bool complete(std::size_t tensor) const noexcept;
+  /// Makes it the current tensor, to be written from its start; afterwards the next incomplete one is. Of a resumable
+  /// writer only. Errors: invalid_argument, io.
+  [[nodiscard]] result<void> select(std::size_t tensor);
+  /// The file as it is: `path`.partial of a resumable writer, where complete tensors can be read. Flushes. Error: io.
+  [[nodiscard]] result<std::filesystem::path> partial();
+  /// Removes what a resumable writer would keep: going on makes no sense.
+  void abandon() noexcept;
   /// All data written: fsync, rename. Error: invalid_argument when bytes are missing; io.
   [[nodiscard]] result<void> finish();
 
  private:
   struct state;
   explicit writer(std::unique_ptr<state> s) noexcept;
+  static result<writer> begin(const std::filesystem::path& path, io::container kind, const metadata& meta,
+                              std::span<const tensor_plan> tensors, const std::string_view* key);
   std::unique_ptr<state> state_;
 };
 

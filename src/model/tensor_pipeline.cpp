@@ -1,0 +1,202 @@
+#include "src/model/tensor_pipeline.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include "flywheel/detail/try.hpp"
+#include "flywheel/formats/formats.hpp"
+#include "src/model/device_safetensors.hpp"
+
+namespace flywheel::inline v0::detail {
+namespace {
+
+constexpr std::int64_t piece_bytes = std::int64_t{8} << 20;  ///< Of a tensor that are in memory at once.
+
+std::uint64_t stored_bytes(const io::tensor_info& tensor, dtype type) noexcept {
+  if (type == tensor.type) return tensor.bytes;
+  return static_cast<std::uint64_t>(tensor.dims.rows()) * row_bytes(type, tensor.dims.cols());
+}
+
+/// Error: io, when the folder says that it has less room than that. What is there already takes none.
+result<void> check_space(const std::filesystem::path& out, std::uint64_t bytes) {
+  std::error_code failure;
+  const std::filesystem::path folder = out.has_parent_path() ? out.parent_path() : ".";
+  const std::filesystem::space_info space = std::filesystem::space(folder, failure);
+  if (failure) return {};
+  std::filesystem::path partial = out;
+  partial += ".partial";
+  std::uint64_t there = std::filesystem::file_size(partial, failure);
+  if (failure) there = 0;
+  if (space.available + there >= bytes) return {};
+  return error{errc::io,
+               "the file will have " + std::to_string(bytes >> 20) + " MiB, but only " +
+                   std::to_string(space.available >> 20) + " MiB are free there",
+               out.string()};
+}
+
+}  // namespace
+
+result<void> encode_plainly(dtype type, std::int64_t cols, std::span<const float> rows,
+                            std::span<std::byte> stored) noexcept {
+  const formats::encode_fn encode = formats::find_encoder(type);
+  if (encode == nullptr) return error{errc::unsupported, "no encoder", "type"};
+  const std::size_t n = rows.size() / static_cast<std::size_t>(cols), bytes = row_bytes(type, cols);
+  for (std::size_t r = 0; r < n; ++r)
+    encode(rows.data() + r * static_cast<std::size_t>(cols), cols, stored.data() + r * bytes);
+  return {};
+}
+
+result<tensor_pipeline> tensor_pipeline::create(const io::archive& from, const std::filesystem::path& out,
+                                                io::metadata meta, std::span<const dtype> types,
+                                                std::optional<std::string> resume_key, const context& ctx,
+                                                const flywheel::control& control) {
+  tensor_pipeline made(from);
+  made.out_ = out;
+  made.types_.assign(types.begin(), types.end());
+  made.ctx_ = ctx;
+  made.control_ = control;
+  made.safetensors_ = out.extension() == ".safetensors";
+  made.resumable_ = resume_key.has_value();
+  std::vector<io::tensor_plan> plans;
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    const io::tensor_info& tensor = from.tensors()[i];
+    made.total_ += stored_bytes(tensor, types[i]);
+    made.first_plan_.push_back(plans.size());
+    io::tensor_plan plan{tensor.name, types[i], tensor.dims, types[i] == tensor.type ? tensor.bytes : 0};
+    if (made.safetensors_)
+      plan_safetensors(plan, plans);
+    else
+      plans.push_back(std::move(plan));
+  }
+  made.first_plan_.push_back(plans.size());
+  if (made.safetensors_) {
+    FLYWHEEL_TRY(meta, to_strings(meta));
+  }
+  FLYWHEEL_CHECK(check_space(out, made.total_));
+  const io::container kind = made.safetensors_ ? io::container::safetensors : io::container::gguf;
+  auto writer =
+      resume_key ? io::writer::resume(out, kind, meta, plans, *resume_key) : io::writer::create(out, kind, meta, plans);
+  if (!writer) return std::move(writer).error();
+  made.writer_ = *std::move(writer);
+  return made;
+}
+
+bool tensor_pipeline::complete(std::size_t tensor) const noexcept {
+  for (std::size_t plan = first_plan_[tensor]; plan < first_plan_[tensor + 1]; ++plan)
+    if (!writer_->complete(plan)) return false;
+  return true;
+}
+
+void tensor_pipeline::pass(std::size_t tensor) noexcept {
+  done_ += stored_bytes(from_.tensors()[tensor], type_of(tensor));
+}
+
+result<void> tensor_pipeline::write_pending() {
+  if (!pending_) return {};
+  piece& p = *pending_;
+  if (resumable_ && selected_ != p.tensor) FLYWHEEL_CHECK(writer_->select(first_plan_[p.tensor]));
+  selected_ = p.tensor;
+  std::span<const std::byte> bytes = p.bytes;
+  const dtype type = type_of(p.tensor);
+  if (safetensors_ && is_device_format(type)) {
+    const std::int64_t cols = from_.tensors()[p.tensor].dims.cols();
+    codes_.clear();
+    take_apart(type, cols, static_cast<std::int64_t>(bytes.size() / row_bytes(type, cols)), bytes.data(), codes_,
+               scales_);
+    bytes = codes_;
+  }
+  FLYWHEEL_CHECK(writer_->write(bytes));
+  if (p.last) {
+    FLYWHEEL_CHECK(writer_->write(scales_));  // after all codes
+    scales_.clear();
+  }
+  spare_ = std::move(p.bytes);
+  pending_.reset();
+  return {};
+}
+
+result<void> tensor_pipeline::step(piece next, std::size_t chunks,
+                                   function_ref<result<void>(std::size_t, piece&, row_reader::scratch&)> make) {
+  if (control_.stopped()) return error{errc::cancelled, "writing was cancelled", out_.string()};
+  std::atomic<std::size_t> tasks{0};
+  std::mutex guard;
+  std::size_t failed_at = static_cast<std::size_t>(-1);  // the first task's error is reported, whoever comes first
+  std::optional<error> failure;
+  executor& pool = ctx_.executor();
+  const auto workers = static_cast<unsigned>(std::min<std::size_t>(pool.concurrency(), chunks + 1));
+  scratch_.resize(workers > scratch_.size() ? workers : scratch_.size());
+  pool.run(workers, [&](unsigned worker) {
+    for (std::size_t task; (task = tasks.fetch_add(1, std::memory_order_relaxed)) <= chunks;) {
+      const result<void> done =
+          guarded([&] { return task == 0 ? write_pending() : make(task - 1, next, scratch_[worker]); });
+      if (done) continue;
+      const std::scoped_lock lock(guard);
+      if (task < failed_at) failed_at = task, failure = done.error();
+    }
+  });
+  if (failure) return *std::move(failure);
+  done_ += next.bytes.size();
+  const std::size_t tensor = next.tensor;
+  pending_ = std::move(next);
+  if (control_.progress) control_.progress(done_, total_, from_.tensors()[tensor].name);
+  return {};
+}
+
+result<void> tensor_pipeline::copy(std::size_t tensor) {
+  const io::tensor_info& info = from_.tensors()[tensor];
+  // What is computed on reading comes in whole rows.
+  const std::uint64_t row = std::max<std::uint64_t>(1, row_bytes(info.type, info.dims.cols()));
+  const std::uint64_t size = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(piece_bytes) / row) * row;
+  for (std::uint64_t at = 0; at < info.bytes; at += size) {
+    piece next{tensor, std::move(spare_), at + size >= info.bytes};
+    next.bytes.resize(static_cast<std::size_t>(std::min(size, info.bytes - at)));
+    FLYWHEEL_CHECK(step(std::move(next), 1,
+                        [&](std::size_t, piece& p, row_reader::scratch&) { return from_.read(info, at, p.bytes); }));
+  }
+  from_.release(info);
+  return {};
+}
+
+result<void> tensor_pipeline::encode(std::size_t tensor, encode_fn encode) {
+  const io::tensor_info& info = from_.tensors()[tensor];
+  FLYWHEEL_TRY(const row_reader reader, row_reader::create(from_, info, ctx_));
+  const std::int64_t cols = info.dims.cols(), rows = info.dims.rows(), per_chunk = reader.rows_at_once();
+  const auto from = static_cast<std::int64_t>(row_bytes(info.type, cols));
+  const std::size_t to = row_bytes(type_of(tensor), cols);
+  const std::int64_t per_piece = std::max<std::int64_t>(1, piece_bytes / from / per_chunk) * per_chunk;
+  for (std::int64_t first = 0; first < rows; first += per_piece) {
+    const std::int64_t n = std::min(per_piece, rows - first);
+    piece next{tensor, std::move(spare_), first + n == rows};
+    next.bytes.resize(static_cast<std::size_t>(n) * to);
+    const auto chunk = [&](std::size_t index, piece& p, row_reader::scratch& own) -> result<void> {
+      const std::int64_t begin = static_cast<std::int64_t>(index) * per_chunk, count = std::min(per_chunk, n - begin);
+      FLYWHEEL_TRY(const std::span<const float> values, reader.read(first + begin, count, own));
+      return encode(
+          values, first + begin,
+          std::span(p.bytes).subspan(static_cast<std::size_t>(begin) * to, static_cast<std::size_t>(count) * to));
+    };
+    FLYWHEEL_CHECK(step(std::move(next), static_cast<std::size_t>((n + per_chunk - 1) / per_chunk), chunk));
+  }
+  from_.release(info);
+  return {};
+}
+
+result<void> tensor_pipeline::put(std::size_t tensor, std::vector<std::byte> bytes) {
+  return step(piece{tensor, std::move(bytes), true}, 0,
+              [](std::size_t, piece&, row_reader::scratch&) -> result<void> { return {}; });
+}
+
+result<std::filesystem::path> tensor_pipeline::partial() {
+  FLYWHEEL_CHECK(write_pending());
+  return writer_->partial();
+}
+
+result<void> tensor_pipeline::finish() {
+  FLYWHEEL_CHECK(write_pending());
+  return writer_->finish();
+}
+
+}  // namespace flywheel::inline v0::detail

@@ -1,0 +1,87 @@
+// Tensors on their way from one model file into another: rows are read, decoded and encoded by all workers, a few MiB
+// at a time, while one of them writes what was encoded before.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "flywheel/core/context.hpp"
+#include "flywheel/core/progress.hpp"
+#include "flywheel/io/archive.hpp"
+#include "flywheel/io/writer.hpp"
+#include "src/model/row_reader.hpp"
+
+namespace flywheel::inline v0::detail {
+
+/// Not thread-safe. Functions may throw std::bad_alloc.
+class tensor_pipeline {
+ public:
+  /// Rows [n, cols], the first of which is row `first` of the tensor, as they will be stored. Called by several workers
+  /// at once.
+  using encode_fn =
+      function_ref<result<void>(std::span<const float> rows, std::int64_t first, std::span<std::byte> stored)>;
+
+  /// `types` [tensors]: what each tensor of `from` becomes, in that order. A file name that ends with .safetensors gets
+  /// that container, with device formats taken apart. `resume_key`: as io::writer::resume has it; none: not resumable.
+  /// Errors: io (not enough free space too), those of the writer.
+  [[nodiscard]] static result<tensor_pipeline> create(const io::archive& from, const std::filesystem::path& out,
+                                                      io::metadata meta, std::span<const dtype> types,
+                                                      std::optional<std::string> resume_key, const context& ctx,
+                                                      const flywheel::control& control);
+
+  /// Whether an earlier run wrote this tensor.
+  [[nodiscard]] bool complete(std::size_t tensor) const noexcept;
+  /// The stored bytes as they are.
+  [[nodiscard]] result<void> copy(std::size_t tensor);
+  /// Errors: those of `encode` (the first row's), unsupported (a stored type without decoder), cancelled, io.
+  [[nodiscard]] result<void> encode(std::size_t tensor, encode_fn encode);
+  /// Bytes that were made elsewhere.
+  [[nodiscard]] result<void> put(std::size_t tensor, std::vector<std::byte> bytes);
+  /// A tensor that is complete already: only counted.
+  void pass(std::size_t tensor) noexcept;
+  /// What is written so far as a file of its own (io::writer::partial).
+  [[nodiscard]] result<std::filesystem::path> partial();
+  [[nodiscard]] result<void> finish();
+  /// Nothing is kept for a later run.
+  void abandon() noexcept { writer_->abandon(); }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return done_; }  ///< Of tensors, so far.
+
+ private:
+  struct piece {
+    std::size_t tensor = 0;
+    std::vector<std::byte> bytes;
+    bool last = false;  ///< Of its tensor.
+  };
+  explicit tensor_pipeline(const io::archive& from) : from_(from) {}
+  /// Fills the next piece in parallel while the one before is written. `make` is called for chunks 0 .. chunks-1.
+  result<void> step(piece next, std::size_t chunks,
+                    function_ref<result<void>(std::size_t chunk, piece& next, row_reader::scratch& own)> make);
+  result<void> write_pending();
+  [[nodiscard]] dtype type_of(std::size_t tensor) const noexcept { return types_[tensor]; }
+
+  io::archive from_;
+  std::filesystem::path out_;
+  std::vector<dtype> types_;
+  std::vector<std::size_t> first_plan_;  ///< Of each tensor: its place in the writer's plan.
+  std::optional<io::writer> writer_;
+  std::optional<piece> pending_;
+  std::size_t selected_ = static_cast<std::size_t>(-1);  ///< The tensor that the writer is at.
+  std::vector<std::byte> spare_;                         ///< A buffer to use again.
+  std::vector<std::byte> codes_, scales_;
+  std::vector<row_reader::scratch> scratch_;  ///< [workers]
+  context ctx_;
+  flywheel::control control_;
+  std::uint64_t done_ = 0, total_ = 0;
+  bool safetensors_ = false, resumable_ = false;
+};
+
+/// An encoder for whole rows of `cols` by the format's plain rounding.
+[[nodiscard]] result<void> encode_plainly(dtype type, std::int64_t cols, std::span<const float> rows,
+                                          std::span<std::byte> stored) noexcept;
+
+}  // namespace flywheel::inline v0::detail

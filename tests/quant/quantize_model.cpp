@@ -1,0 +1,197 @@
+// Whole models in smaller types: which bytes come out, going on after interruptions, and what is refused.
+#include "flywheel/quant/quantize_model.hpp"
+
+#include <limits>
+#include <stop_token>
+
+#include "flywheel/model/convert.hpp"
+#include "flywheel/model/session.hpp"
+#include "src/quant/mixes.hpp"
+#include "support/catch.hpp"
+#include "support/temp_folder.hpp"
+#include "support/tiny_model.hpp"
+
+namespace {
+
+using namespace flywheel;
+using namespace flywheel::test;
+using quant::quantize_model;
+using quant::quantize_options;
+
+constexpr tiny_model wide{.hidden = 256, .layers = 2, .ffn = 512, .weights = dtype::f16};
+
+struct fixture {
+  temp_folder folder;
+  std::filesystem::path in = folder / "a.gguf", out = folder / "b.gguf";
+  io::archive from;
+  explicit fixture(const tiny_model& m = wide,
+                   const std::function<void(io::metadata&, std::vector<tiny_tensor>&)>& edit = {}) {
+    write_tiny_model(in, m, edit);
+    from = io::archive::open(in).value();
+  }
+  [[nodiscard]] std::size_t files() const {
+    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder.path()), {}));
+  }
+};
+
+TEST_CASE("A mix's types are in the file, which loads and computes") {
+  const fixture f;
+  const quant::quantize_report report = quantize_model(f.from, f.out, {.type = "Q4_K_M"}).value();
+  CHECK(f.files() == 2);  // no partial file, no journal
+  const io::archive to = io::archive::open(f.out).value();
+  const quant::model_facts facts = quant::facts_of(f.from, false);
+  std::uint64_t bytes = 0;
+  for (const io::tensor_info& t : f.from.tensors()) {
+    INFO(t.name);
+    const io::tensor_info* made = to.find(t.name);
+    REQUIRE(made != nullptr);
+    const dtype wanted = t.dims.rank() == 1 ? t.type : quant::type_in_mix(*quant::find_mix("Q4_K_M"), facts, t);
+    CHECK(to_string(made->type) == to_string(wanted));
+    bytes += made->bytes;
+  }
+  CHECK(report.bytes == bytes);
+  CHECK(to.metadata().integer("general.file_type").value() == 15);
+  CHECK(to.metadata().integer("general.quantization_version").value() == 2);
+  CHECK(to.metadata().string("flywheel.quantize.method").value() == "search");
+  const model loaded = model::open(f.out).value();
+  session s = std::move(loaded.new_session({})).value();
+  const token_id tokens[] = {1, 270, 300};
+  s.prefill(tokens).value();
+
+  const quant::quantize_report dry =
+      quantize_model(f.from, f.folder / "c.gguf", {.type = "Q4_K_M", .dry_run = true}).value();
+  CHECK(dry.bytes == report.bytes);
+  CHECK(f.files() == 2);
+}
+
+TEST_CASE("Pure types, overrides and rows that do not fit") {
+  const fixture f(wide, [](io::metadata&, std::vector<tiny_tensor>& t) {
+    t.push_back({{"blk.0.odd.weight", dtype::f32, {3, 96}, 0}, std::vector<float>(3 * 96, 0.5F)});
+  });
+  quantize_options options{.type = "Q4_K", .pure = true, .overrides = {{"attn_v|token_embd", dtype::q8_0}}};
+  const quant::quantize_report report = quantize_model(f.from, f.out, options).value();
+  const io::archive to = io::archive::open(f.out).value();
+  CHECK(to.find("blk.1.ffn_down.weight")->type == dtype::q4_k);
+  CHECK(to.find("blk.1.attn_v.weight")->type == dtype::q8_0);
+  CHECK(to.find("token_embd.weight")->type == dtype::q8_0);
+  CHECK(to.find("blk.0.odd.weight")->type == dtype::q5_0);
+  CHECK(to.metadata().integer("general.file_type").value() == 14);
+  for (const quant::quantized_tensor& t : report.tensors) CHECK(t.fallback == (t.name == "blk.0.odd.weight"));
+}
+
+TEST_CASE("The number of threads does not show") {
+  const fixture f;
+  for (const unsigned threads : {1U, 3U}) {
+    context_options shared;
+    shared.threads = threads;
+    quantize_model(f.from, f.folder / std::to_string(threads),
+                   {.type = "Q4_0", .context = context::create(std::move(shared)).value()})
+        .value();
+  }
+  CHECK(read_bytes(f.folder / "1") == read_bytes(f.folder / "3"));
+}
+
+/// Stops after that many tensors' worth of progress calls.
+quantize_options stopping(std::stop_source& stop, int calls, std::string type = "Q5_K_M") {
+  quantize_options options{.type = std::move(type)};
+  options.control.stop = stop.get_token();
+  options.control.progress = [&stop, left = calls](std::uint64_t, std::uint64_t, std::string_view) mutable {
+    if (--left == 0) stop.request_stop();
+  };
+  return options;
+}
+
+TEST_CASE("An interrupted run goes on and ends in the same bytes") {
+  const fixture f;
+  quantize_model(f.from, f.folder / "whole.gguf", {.type = "Q5_K_M"}).value();
+  const std::vector<std::byte> whole = read_bytes(f.folder / "whole.gguf");
+  const std::filesystem::path partial = f.folder / "b.gguf.partial";
+  for (const int calls : {1, 4, 9}) {
+    INFO(calls);
+    std::stop_source stop;
+    CHECK(quantize_model(f.from, f.out, stopping(stop, calls)).error().code == errc::cancelled);
+    CHECK_FALSE(std::filesystem::exists(f.out));
+    CHECK(std::filesystem::exists(partial));
+  }
+  SECTION("as it is") {
+    const quant::quantize_report report = quantize_model(f.from, f.out, {.type = "Q5_K_M"}).value();
+    CHECK(report.resumed > 0);
+    CHECK(report.resumed < report.tensors.size());
+  }
+  SECTION("with damaged data and a journal that breaks off") {
+    const io::archive half = io::archive::open(partial).value();
+    const std::uint64_t at = half.find("token_embd.weight")->offset;
+    std::fstream file(partial, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(static_cast<std::streamoff>(at));
+    file.put('x').put('y').put('z');
+    file.close();
+    std::ofstream(f.folder / "b.gguf.partial.journal", std::ios::app) << "7 00";
+    CHECK(quantize_model(f.from, f.out, {.type = "Q5_K_M"}).value().resumed > 0);
+  }
+  SECTION("without a journal") {
+    std::filesystem::remove(f.folder / "b.gguf.partial.journal");
+    CHECK(quantize_model(f.from, f.out, {.type = "Q5_K_M"}).value().resumed == 0);
+  }
+  SECTION("with other arguments it starts anew") {
+    CHECK(quantize_model(f.from, f.out, {.type = "Q5_K_M", .method = quant::method::nearest}).value().resumed == 0);
+    quantize_model(f.from, f.folder / "whole.gguf", {.type = "Q5_K_M", .method = quant::method::nearest}).value();
+    CHECK(read_bytes(f.out) == read_bytes(f.folder / "whole.gguf"));
+    return;
+  }
+  CHECK(read_bytes(f.out) == whole);
+  CHECK(f.files() == 3);
+}
+
+TEST_CASE("Nonsense is refused and leaves nothing") {
+  const fixture f(wide, [](io::metadata&, std::vector<tiny_tensor>& t) {
+    t.push_back({{"blk.0.bad.weight", dtype::f32, {4, 256}, 0}, std::vector<float>(4 * 256, 0.5F)});
+    t.back().values[2 * 256 + 7] = std::numeric_limits<float>::quiet_NaN();
+  });
+  const auto refused = [&](const quantize_options& options, const char* part) {
+    const auto done = quantize_model(f.from, f.out, options);
+    REQUIRE(!done);
+    INFO(done.error().to_string());
+    CHECK(done.error().code == errc::invalid_argument);
+    CHECK(done.error().to_string().find(part) != std::string::npos);
+    CHECK(f.files() == 1);
+  };
+  refused({.type = "Q4_K_X"}, "Q4_K_X");
+  refused({.type = "I32"}, "I32");
+  refused({.type = "Q4_0", .overrides = {{"attn_(v", dtype::q8_0}}}, "attn_(v");
+  refused({.type = "Q2_K_S"}, "importance");
+  refused({.type = "Q8_0"}, "blk.0.bad.weight");
+  refused({.type = "Q8_0"}, "[2, 7]");
+  CHECK(quantize_model(f.from, f.in, {.type = "Q8_0"}).error().code == errc::invalid_argument);
+  CHECK(quantize_model(f.from, f.folder / "nowhere" / "b.gguf", {.type = "Q8_0"}).error().code == errc::not_found);
+  CHECK(quantize_model(io::archive{}, f.out, {.type = "Q8_0"}).error().code == errc::unsupported);
+}
+
+TEST_CASE("What is quantized already is taken on request only") {
+  const fixture f;
+  quantize_model(f.from, f.folder / "q8.gguf", {.type = "Q8_0"}).value();
+  const io::archive once = io::archive::open(f.folder / "q8.gguf").value();
+  CHECK(quantize_model(once, f.out, {.type = "Q4_0"}).error().where == "allow_requantize");
+  quantize_model(once, f.out, {.type = "Q4_0", .pure = true, .allow_requantize = true}).value();
+  CHECK(io::archive::open(f.out).value().find("blk.0.attn_q.weight")->type == dtype::q4_0);
+}
+
+TEST_CASE("Importance belongs to its tensor and is named in the file") {
+  const fixture f;
+  quant::importance_matrix m;
+  m.datasets = {"text"};
+  m.chunks = 3;
+  m.entries["blk.0.attn_q.weight"] = {256, std::vector<float>(256, 2.0F), {1.0F}};
+  quantize_options options{.type = "Q4_0", .importance = &m, .importance_file = "m.gguf"};
+  quantize_model(f.from, f.out, options).value();
+  const io::archive to = io::archive::open(f.out).value();
+  CHECK(to.metadata().string("quantize.imatrix.file").value() == "m.gguf");
+  CHECK(to.metadata().string("quantize.imatrix.dataset").value() == "text");
+  CHECK(to.metadata().integer("quantize.imatrix.entries_count").value() == 1);
+  CHECK(to.metadata().integer("quantize.imatrix.chunks_count").value() == 3);
+  m.entries["blk.0.attn_q.weight"] = {128, std::vector<float>(128, 2.0F), {1.0F}};
+  CHECK(quantize_model(f.from, f.out, options).error().where == "tensor 'blk.0.attn_q.weight'");
+  m.entries["blk.0.attn_q.weight"] = {256, std::vector<float>(256, -1.0F), {1.0F}};
+  CHECK(quantize_model(f.from, f.out, options).error().code == errc::invalid_argument);
+}
+
+}  // namespace
