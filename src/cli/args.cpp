@@ -15,6 +15,12 @@
 
 namespace flywheel::cli {
 
+const char* const activation_help =
+    "How activations are quantized for quantized weights: 'block' (one f32 scale per 32), 'power' (powers of two, "
+    "faster), or 'auto' (what suits the weights)";
+const std::vector<std::string> activation_names = {"auto", "block", "power"};
+const std::vector<std::string> kv_type_names = {"f16", "f32", "q8_0", "q4_0"};
+
 std::string full_name(const CLI::App& app) {
   return app.get_parent() == nullptr ? app.get_name() : full_name(*app.get_parent()) + " " + app.get_name();
 }
@@ -28,15 +34,12 @@ void model_args::declare(CLI::App& app, bool model_required) {
                      : "Model: a GGUF file or a Hugging Face folder; default: the one that comes with flywheel");
   if (model_required) model->required();
   declare_options(app);
+  app.add_option("--activations", activations, activation_help)->check(CLI::IsMember(activation_names));
 }
 
 void model_args::declare_options(CLI::App& app) {
   app.add_option("-t,--threads", threads, "Threads to use; default: one per physical core")->check(CLI::Range(1, 4096));
   app.add_option("--isa", isa, "Instruction set to use, one of those that 'flywheel info' lists; default: the best");
-  app.add_option("--activations", activations,
-                 "How activations are quantized for quantized weights: 'block' (one f32 scale per 32), 'power' (powers "
-                 "of two, faster), or 'auto' (what suits the weights)")
-      ->check(CLI::IsMember({"auto", "block", "power"}));
   devices.declare(app);
   app.add_flag("-v,--verbose", verbose, "Show the library's messages on stderr");
 }
@@ -80,7 +83,7 @@ void session_args::declare(CLI::App& app, bool with_ctx) {
   app.add_option("--kv-type", kv_type,
                  "Type of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) "
                  "or q4_0 (a third: 5 bits per number)")
-      ->check(CLI::IsMember({"f16", "f32", "q8_0", "q4_0"}))
+      ->check(CLI::IsMember(kv_type_names))
       ->capture_default_str();
 }
 

@@ -20,6 +20,11 @@ class Option;
 
 namespace flywheel::cli {
 
+/// What --activations and --kv-type take.
+extern const char* const activation_help;
+extern const std::vector<std::string> activation_names;
+extern const std::vector<std::string> kv_type_names;
+
 /// MODEL and how to load it. Without MODEL: the one that is part of the command.
 struct model_args {
   std::string path;

@@ -21,7 +21,7 @@ namespace flywheel::cli {
 namespace {
 
 struct evaluate_args {
-  std::vector<std::string> models, texts;
+  std::vector<std::string> models, texts, kv_types = {"f16"}, activations = {"auto"};
   std::string plot;
   model_args loading;  ///< Its path: the baseline.
   session_args session;
@@ -30,8 +30,14 @@ struct evaluate_args {
   bool all_tokens = false, speed = false, json = false;
 };
 
+/// How a model is run; the baseline always runs with the first of each, f16 and auto.
+struct setting {
+  std::string kv_type = "f16", activations = "auto";
+};
+
 struct model_report {
   std::string name;
+  setting how;
   std::uint64_t bytes = 0;  ///< Of its files.
   double bits_per_weight = 0;
   std::size_t footprint = 0;
@@ -56,15 +62,17 @@ model_report sizes_of(const std::string& path, const session_args& session) {
   return r;
 }
 
-model open_one(const evaluate_args& args, const std::string& path, const interrupt& stop, used_devices& devices) {
+model open_one(const evaluate_args& args, const std::string& path, const setting& how, const interrupt& stop,
+               used_devices& devices) {
   model_args which = args.loading;
   which.path = path;
+  which.activations = how.activations;
   return which.open(stop, devices);
 }
 
 std::vector<evaluate::baseline> baselines_of(const evaluate_args& args, const interrupt& stop) {
   used_devices devices;
-  const model base = open_one(args, args.loading.path, stop, devices);
+  const model base = open_one(args, args.loading.path, {}, stop, devices);
   std::vector<evaluate::baseline> all;
   for (const std::string& file : args.texts) {
     auto windows = cut_text(base, read_file(file), file, args.session.ctx, !args.all_tokens);
@@ -79,25 +87,27 @@ std::vector<evaluate::baseline> baselines_of(const evaluate_args& args, const in
   return all;
 }
 
-model_report report_on(const evaluate_args& args, const std::string& path,
+model_report report_on(const evaluate_args& args, const std::string& path, const setting& how,
                        const std::vector<evaluate::baseline>& baselines, const interrupt& stop) {
-  model_report r = sizes_of(path, args.session);
+  session_args session = args.session;
+  session.kv_type = how.kv_type;
+  model_report r = sizes_of(path, session);
+  r.how = how;
   used_devices devices;
-  const model loaded = open_one(args, path, stop, devices);
+  const model loaded = open_one(args, path, how, stop, devices);
   double variance = 0;
   const auto n = static_cast<double>(baselines.size());
   for (std::size_t i = 0; i < baselines.size(); ++i) {
     progress_bar bar(std::filesystem::path(path).filename().string() + " on " +
                      std::filesystem::path(args.texts[i]).filename().string());
-    r.texts.push_back(baselines[i].compare(loaded, args.session.options(), {bar.callback(), stop.token()}).value());
+    r.texts.push_back(baselines[i].compare(loaded, session.options(), {bar.callback(), stop.token()}).value());
     r.kl += r.texts.back().kl.value / n;
     variance += std::pow(r.texts.back().kl.error / n, 2);
   }
   r.kl_error = std::sqrt(variance);
   if (args.speed) {
     const model_workload work{512, 64, 0, 1, 3};
-    const model_figures f =
-        measure_model(loaded, cost_of(open_model_archive(path).value()), work, args.session, 0, stop);
+    const model_figures f = measure_model(loaded, cost_of(open_model_archive(path).value()), work, session, 0, stop);
     r.prefill_tps = f.prefill_tps.median;
     r.decode_tps = f.decode_tps.median;
   }
@@ -114,6 +124,12 @@ std::vector<std::string> names_of(const std::vector<std::string>& texts) {
     if (std::count(files.begin(), files.end(), files[i]) > 1)
       names[i] = (std::filesystem::path(texts[i]).parent_path().filename() / files[i]).string();
   return names;
+}
+
+/// What of a setting is one of several: ", KV q8_0".
+std::string name_of(const evaluate_args& args, const setting& how) {
+  return (args.kv_types.size() > 1 ? ", KV " + how.kv_type : "") +
+         (args.activations.size() > 1 ? ", activations " + how.activations : "");
 }
 
 /// Digits that tell small divergences apart.
@@ -142,10 +158,10 @@ void print_table(const evaluate_args& args, const std::vector<model_report>& rep
     for (std::size_t i = 0; i < r.texts.size(); ++i) {
       const evaluate::comparison& c = r.texts[i];
       const bool first = i == 0;
-      rows.row({first ? r.name : "", first ? human_bytes(r.bytes) : "", first ? decimal(r.bits_per_weight, 2) : "",
-                first ? human_bytes(r.footprint) : "", names[i], with_error(c.perplexity, 3),
-                nats(c.kl.value) + " ± " + nats(c.kl.error), nats(c.kl_median), nats(c.kl_p99),
-                with_error(c.same_top, 2, 100) + "%", with_error(c.delta_p_rms, 2, 100) + "%",
+      rows.row({first ? r.name + name_of(args, r.how) : "", first ? human_bytes(r.bytes) : "",
+                first ? decimal(r.bits_per_weight, 2) : "", first ? human_bytes(r.footprint) : "", names[i],
+                with_error(c.perplexity, 3), nats(c.kl.value) + " ± " + nats(c.kl.error), nats(c.kl_median),
+                nats(c.kl_p99), with_error(c.same_top, 2, 100) + "%", with_error(c.delta_p_rms, 2, 100) + "%",
                 first && args.speed ? decimal(r.prefill_tps, 1) : "",
                 first && args.speed ? decimal(r.decode_tps, 1) : ""});
     }
@@ -175,6 +191,8 @@ json to_json(const evaluate_args& args, const model_report& r) {
                      {"mean_delta_p", c.mean_delta_p}});
   }
   json out = {{"model", r.name},
+              {"kv_type", r.how.kv_type},
+              {"activations", r.how.activations},
               {"bytes", r.bytes},
               {"bits_per_weight", r.bits_per_weight},
               {"footprint", r.footprint},
@@ -190,7 +208,7 @@ json to_json(const evaluate_args& args, const model_report& r) {
 void draw(const evaluate_args& args, const std::vector<model_report>& reports) {
   std::vector<quality_point> points;
   for (const model_report& r : reports)
-    points.push_back({std::filesystem::path(r.name).stem().string(), r.bytes, r.kl, r.kl_error});
+    points.push_back({std::filesystem::path(r.name).stem().string() + name_of(args, r.how), r.bytes, r.kl, r.kl_error});
   const std::string texts = args.texts.size() == 1 ? std::filesystem::path(args.texts[0]).filename().string()
                                                    : std::to_string(args.texts.size()) + " texts";
   const std::string svg = quality_svg(
@@ -206,7 +224,10 @@ int compare_models(evaluate_args args) {
   const interrupt stop;
   const std::vector<evaluate::baseline> baselines = baselines_of(args, stop);
   std::vector<model_report> reports;
-  for (const std::string& path : args.models) reports.push_back(report_on(args, path, baselines, stop));
+  for (const std::string& path : args.models)
+    for (const std::string& kv_type : args.kv_types)
+      for (const std::string& activations : args.activations)
+        reports.push_back(report_on(args, path, {kv_type, activations}, baselines, stop));
   if (!args.plot.empty()) draw(args, reports);
   if (args.json) {
     json list = json::array();
@@ -214,7 +235,6 @@ int compare_models(evaluate_args args) {
     print_line(dump({{"baseline", args.loading.path},
                      {"ctx", args.session.ctx},
                      {"protocol", args.all_tokens ? "windows" : "second-half"},
-                     {"kv_type", args.session.kv_type},
                      {"models", list}}));
     return success;
   }
@@ -249,7 +269,16 @@ action evaluate_command(CLI::App& app) {
   app.add_flag("--all-tokens", args->all_tokens,
                "Score every token, in windows of ctx-1 tokens behind the start token, as 'flywheel perplexity' does; "
                "default: llama-perplexity's way, the second half of chunks of ctx tokens");
-  args->session.declare(app, false);
+  const auto settings = [&app](const std::string& name, std::vector<std::string>& values, const std::string& help,
+                               const std::vector<std::string>& names) {
+    app.add_option(name, values, help + "; may be repeated: a row for each")
+        ->expected(1)
+        ->take_all()
+        ->check(CLI::IsMember(names))
+        ->capture_default_str();
+  };
+  settings("--kv-type", args->kv_types, "Type of the models' KV cache; the baseline's is f16", kv_type_names);
+  settings("--activations", args->activations, activation_help, activation_names);
   app.add_flag("--speed", args->speed, "Measure prefill (512 tokens) and decoding (64) too");
   app.add_option("--plot", args->plot, "SVG file to draw divergence against size into");
   app.add_option("--memory", args->memory_mib,
@@ -265,6 +294,7 @@ action evaluate_command(CLI::App& app) {
       "\nExamples:\n"
       "  flywheel evaluate model-q4_k.gguf --baseline model-f16.gguf --text eval.txt\n"
       "  flywheel evaluate q8.gguf q4.gguf q3.gguf --baseline f16.gguf --text a.txt --text b.txt --plot sizes.svg\n"
+      "  flywheel evaluate q4.gguf --baseline f16.gguf --text eval.txt --kv-type f16 --kv-type q8_0 --kv-type q4_0\n"
       "  flywheel evaluate q4.gguf --baseline f16.gguf --text eval.txt --windows 100 --speed --json");
   return [args] { return compare_models(*args); };
 }

@@ -23,11 +23,12 @@ namespace {
 
 struct quantize_args {
   std::string model, out, type, method = "search", imatrix;
-  std::string target_size;
+  std::string target_size, memory;
+  std::int32_t ctx = 256;
   std::optional<double> target_bpw, max_kl;
   std::vector<std::string> tensor_types, calibration;
   unsigned threads = 0;
-  bool pure = false, allow_requantize = false, dry_run = false, json = false;
+  bool pure = false, allow_requantize = false, dry_run = false, rotate = false, json = false;
 };
 
 /// "REGEX=TYPE"; the type is what follows the last '='.
@@ -40,7 +41,7 @@ quant::type_override parse_override(const std::string& text) {
 }
 
 /// "3.5G", "700M", "100000": bytes, in powers of 1024.
-std::uint64_t parse_size(const std::string& text) {
+std::uint64_t parse_size(const std::string& text, const char* option) {
   double number = 0;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
   const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
@@ -48,7 +49,7 @@ std::uint64_t parse_size(const std::string& text) {
                                                     {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
   const auto known = units.find(unit);
   if (failure != std::errc() || known == units.end() || !(number > 0) || number * known->second > 0x1p60)
-    throw usage_error("--target-size", "'" + text + "' is not a positive number of bytes, such as 700M or 3.5G");
+    throw usage_error(option, "'" + text + "' is not a positive number of bytes, such as 700M or 3.5G");
   return static_cast<std::uint64_t>(number * known->second);
 }
 
@@ -163,7 +164,10 @@ int quantize(const quantize_args& args) {
   options.dry_run = args.dry_run;
   options.target_bpw = args.target_bpw;
   options.max_kl = args.max_kl;
-  if (!args.target_size.empty()) options.target_bytes = parse_size(args.target_size);
+  if (!args.target_size.empty()) options.target_bytes = parse_size(args.target_size, "--target-size");
+  if (!args.memory.empty()) options.memory = parse_size(args.memory, "--memory");
+  options.rotate = args.rotate;
+  options.calibration_ctx = args.ctx;
   for (const std::string& file : args.calibration) options.calibration.push_back({file, read_file(file)});
   quant::importance_matrix importance;
   if (!args.imatrix.empty()) {
@@ -228,8 +232,17 @@ action quantize_command(CLI::App& app) {
   app.add_option(
          "--method", args->method,
          "How weights are rounded: rtn (to the nearest, fastest), search (for the scales with the least error), "
-         "greedy (codes too, best)")
-      ->check(CLI::IsMember({"rtn", "search", "greedy"}))
+         "greedy (codes too), gptq (each column makes up for the errors before it; needs --calibration), awq (scales "
+         "moved between layers first; needs --calibration)")
+      ->check(CLI::IsMember({"rtn", "search", "greedy", "gptq", "awq"}))
+      ->capture_default_str();
+  app.add_option(
+      "--memory", args->memory,
+      "gptq: memory for activations' second moments, such as 4G: fewer passes over the text, but layers that "
+      "share one do not see each other's errors; default: a pass for every place in the model");
+  app.add_flag("--rotate", args->rotate, "Rotate the residual stream and the values of heads first: spreads outliers");
+  app.add_option("--ctx", args->ctx, "Tokens of a window of calibration text")
+      ->check(CLI::Range(8, 1 << 20))
       ->capture_default_str();
   app.add_flag("--allow-requantize", args->allow_requantize,
                "Take a file that is quantized already, although that loses more than starting from the original");

@@ -9,10 +9,13 @@
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/detail/utf8.hpp"
+#include "flywheel/quant/calibration.hpp"
 #include "flywheel/quant/quantize.hpp"
+#include "flywheel/quant/transform.hpp"
 #include "flywheel/version.hpp"
 #include "src/core/checksum.hpp"
 #include "src/model/tensor_pipeline.hpp"
+#include "src/quant/layerwise.hpp"
 #include "src/quant/mixes.hpp"
 #include "src/quant/tensor_rounder.hpp"
 #include "src/quant/type_search.hpp"
@@ -61,6 +64,7 @@ io::metadata metadata_of(const io::archive& from, const decision& made, const qu
   if (options.target_bytes) meta.set("flywheel.quantize.target_bytes", *options.target_bytes);
   if (options.max_kl) meta.set("flywheel.quantize.max_kl", *options.max_kl);
   meta.set("flywheel.quantize.method", std::string(to_string(options.method)));
+  if (options.rotate) meta.set("flywheel.quantize.rotated", true);
   if (options.importance != nullptr) {
     const importance_matrix& m = *options.importance;
     meta.set("quantize.imatrix.file", options.importance_file);
@@ -126,7 +130,7 @@ result<std::vector<evaluate::window>> calibration_windows(const io::archive& fro
   std::vector<evaluate::window> all;
   const std::size_t each = std::max<std::size_t>(1, most / options.calibration.size());
   for (const calibration_text& one : options.calibration) {
-    auto cut = evaluate::cut_windows(vocabulary, one.text);
+    auto cut = evaluate::cut_windows(vocabulary, one.text, {.ctx = options.calibration_ctx});
     if (!cut) return error{cut.error().code, cut.error().message, one.name};
     const std::size_t n = std::min(each, cut->size());
     for (std::size_t i = 0; i < n; ++i) all.push_back(std::move((*cut)[i * cut->size() / n]));
@@ -221,18 +225,40 @@ result<void> check_types(const io::archive& from, const decision& made, const qu
   return {};
 }
 
-/// The activations' mean squares over all texts.
-result<importance_matrix> collect(const io::archive& from, const std::vector<calibration_text>& texts,
-                                  const context& ctx, const control& control) {
+std::string all_text(const quantize_options& options) {
   std::string all;
+  for (const calibration_text& one : options.calibration) all += one.text;
+  return all;
+}
+
+/// The activations' mean squares over all texts.
+result<importance_matrix> collect(const io::archive& from, const quantize_options& options, const context& ctx) {
   importance_options how;
-  for (const calibration_text& one : texts) {
-    all += one.text;
-    how.dataset += (how.dataset.empty() ? "" : ", ") + one.name;
-  }
+  how.chunk = options.calibration_ctx;
+  for (const calibration_text& one : options.calibration) how.dataset += (how.dataset.empty() ? "" : ", ") + one.name;
   how.context = ctx;
-  how.control = control;
-  return collect_importance(from, all, how);
+  how.control.stop = options.control.stop;
+  return collect_importance(from, all_text(options), how);
+}
+
+/// AWQ: the model with scales moved between its layers, for tensors of these types.
+result<io::archive> scaled(const io::archive& from, const std::vector<dtype>& types, const quantize_options& options,
+                           const context& ctx) {
+  const auto type_of = [&](std::string_view name) {
+    return types[static_cast<std::size_t>(from.find(name) - from.tensors().data())];
+  };
+  calibration_options seen;
+  seen.chunk = options.calibration_ctx;
+  seen.wants = [&](std::string_view name) { return is_quantized(type_of(name)); };
+  seen.context = ctx;
+  seen.control.stop = options.control.stop;
+  FLYWHEEL_TRY(const moments_by_tensor moments, collect_moments(from, all_text(options), seen));
+  awq_options how;
+  how.type = type_of;
+  how.context = ctx;
+  how.control.stop = options.control.stop;
+  FLYWHEEL_TRY(const std::vector<channel_scales> scales, find_awq_scales(from, moments, how));
+  return move_scales(from, scales);
 }
 
 class digest {
@@ -264,6 +290,9 @@ result<std::string> key_of(const io::archive& from, const quantize_options& opti
   constexpr std::uint64_t ends = 4096;
   digest sum;
   sum.add(options.method);
+  sum.add(options.memory);
+  sum.add(options.calibration_ctx);
+  for (const calibration_text& one : options.calibration) sum.add(one.text);
   if (options.importance != nullptr)
     for (const auto& [name, entry] : options.importance->entries) {
       sum.add(name);
@@ -279,6 +308,85 @@ result<std::string> key_of(const io::archive& from, const quantize_options& opti
     sum.add(sample);
   }
   return sum.text();
+}
+
+quantize_report report_of(const io::archive& original, const io::archive& from, const decision& made) {
+  quantize_report report;
+  double elements = 0;
+  for (std::size_t i = 0; i < made.types.size(); ++i) {
+    const io::tensor_info& tensor = from.tensors()[i];
+    const io::tensor_info* before = original.find(tensor.name);
+    if (before == nullptr) before = &tensor;  // a rotation made it
+    quantized_tensor one;
+    one.name = tensor.name;
+    one.from = before->type;
+    one.to = made.types[i];
+    one.elements = tensor.dims.elements();
+    one.bytes_before = before->bytes;
+    one.bytes = one.to == tensor.type
+                    ? tensor.bytes
+                    : static_cast<std::uint64_t>(tensor.dims.rows()) * row_bytes(one.to, tensor.dims.cols());
+    one.fallback = made.fallback[i];
+    if (made.searched) one.share = made.searched->share[i];
+    report.bytes_before += one.bytes_before;
+    report.bytes += one.bytes;
+    elements += static_cast<double>(one.elements);
+    report.tensors.push_back(std::move(one));
+  }
+  report.bits_per_weight = elements > 0 ? 8 * static_cast<double>(report.bytes) / elements : 0;
+  if (made.searched) {
+    report.predicted_kl = made.searched->predicted_kl;
+    report.measured = made.searched->measured;
+  }
+  return report;
+}
+
+/// All tensors as decided. Returns how many were there from an interrupted run.
+result<std::uint64_t> write_model(const io::archive& from, const std::filesystem::path& out, const decision& made,
+                                  const quantize_options& options, const context& ctx) {
+  context_options alone;
+  alone.executor = serial_executor();
+  alone.isa = ctx.isa().selected;
+  FLYWHEEL_TRY(const context one_worker, context::create(std::move(alone)));
+  FLYWHEEL_TRY(std::string key, key_of(from, options));
+  FLYWHEEL_TRY(auto pipeline,
+               flywheel::detail::tensor_pipeline::create(from, out, metadata_of(from, made, options), made.types,
+                                                         std::move(key), ctx, options.control));
+  std::uint64_t resumed = 0;
+  for (std::size_t i = 0; i < made.types.size(); ++i) {
+    if (!pipeline.complete(i)) continue;
+    pipeline.pass(i);
+    ++resumed;
+  }
+  const auto write = [&](std::size_t i) -> result<void> {
+    const io::tensor_info& tensor = from.tensors()[i];
+    if (made.types[i] == tensor.type) return pipeline.copy(i);
+    const std::vector<float> importance =
+        options.importance != nullptr ? options.importance->of(tensor.name) : std::vector<float>();
+    const tensor_rounder rounder(tensor, made.types[i], rounding_of(options.method), importance, one_worker);
+    FLYWHEEL_CHECK(rounder.check());
+    return pipeline.encode(i, rounder);
+  };
+  const auto write_all = [&]() -> result<void> {
+    if (options.method == method::gptq)
+      FLYWHEEL_CHECK(
+          write_layerwise(from, made.types, pipeline,
+                          {all_text(options), options.calibration_ctx, options.memory, ctx, options.control}));
+    for (std::size_t i = 0; i < made.types.size(); ++i)
+      if (!pipeline.complete(i)) FLYWHEEL_CHECK(write(i));
+    return pipeline.finish();
+  };
+  if (auto done = write_all(); !done) {
+    // What cannot end better the next time is not kept.
+    const errc code = done.error().code;
+    if (code == errc::cancelled || code == errc::io || code == errc::out_of_memory)
+      done.error().message +=
+          "; what is complete stays in a file ending with .partial, from which the same call goes on";
+    else
+      pipeline.abandon();
+    return std::move(done).error();
+  }
+  return resumed;
 }
 
 }  // namespace
@@ -301,79 +409,48 @@ std::vector<std::string_view> quantize_types() {
   return names;
 }
 
-result<quantize_report> quantize_model(const io::archive& from, const std::filesystem::path& out,
+result<quantize_report> quantize_model(const io::archive& original, const std::filesystem::path& out,
                                        const quantize_options& asked) {
   return flywheel::detail::guarded([&]() -> result<quantize_report> {
     const auto start = std::chrono::steady_clock::now();
-    FLYWHEEL_CHECK(check_source(from, out, asked));
+    FLYWHEEL_CHECK(check_source(original, out, asked));
     flywheel::context ctx = asked.context;
     if (!ctx) {
       FLYWHEEL_TRY(ctx, context::create());
     }
     quantize_options options = asked;
+    const bool calibrates = options.method == method::gptq || options.method == method::awq;
+    if (calibrates && options.calibration.empty())
+      return error{errc::invalid_argument,
+                   "the method " + std::string(to_string(options.method)) + " needs text to measure activations with",
+                   "calibration"};
+    // What is written: the model itself, or one that computes the same and is easier to round. Its activations are
+    // others, so importance is measured again.
+    io::archive from = original;
+    if (options.rotate) {
+      FLYWHEEL_TRY(from, quant::rotate(from));
+      options.importance = nullptr;
+    }
     importance_matrix collected;
     if (options.importance == nullptr && !options.calibration.empty()) {
-      FLYWHEEL_TRY(collected, collect(from, options.calibration, ctx, options.control));
+      FLYWHEEL_TRY(collected, collect(from, options, ctx));
       options.importance = &collected;
     }
     FLYWHEEL_TRY(decision made, decide(from, options, ctx));
+    if (options.method == method::awq) {
+      FLYWHEEL_TRY(from, scaled(from, made.types, options, ctx));
+      FLYWHEEL_TRY(collected, collect(from, options, ctx));
+      options.importance = &collected;
+      // Tensors that were scaled are f32 now, also those that stay.
+      for (std::size_t i = 0; i < made.types.size(); ++i)
+        if (!may_quantize(from.tensors()[i])) made.types[i] = from.tensors()[i].type;
+    }
     FLYWHEEL_CHECK(check_types(from, made, options));
 
-    quantize_report report;
-    double elements = 0;
-    for (std::size_t i = 0; i < made.types.size(); ++i) {
-      const io::tensor_info& tensor = from.tensors()[i];
-      quantized_tensor one{tensor.name,  tensor.type,  made.types[i],   tensor.dims.elements(),
-                           tensor.bytes, tensor.bytes, made.fallback[i]};
-      if (one.to != one.from)
-        one.bytes = static_cast<std::uint64_t>(tensor.dims.rows()) * row_bytes(one.to, tensor.dims.cols());
-      report.bytes_before += one.bytes_before;
-      report.bytes += one.bytes;
-      elements += static_cast<double>(one.elements);
-      report.tensors.push_back(std::move(one));
-    }
-    report.bits_per_weight = elements > 0 ? 8 * static_cast<double>(report.bytes) / elements : 0;
-    if (made.searched) report.predicted_kl = made.searched->predicted_kl, report.measured = made.searched->measured;
+    quantize_report report = report_of(original, from, made);
     if (options.dry_run) return report;
 
-    context_options alone;
-    alone.executor = serial_executor();
-    alone.isa = ctx.isa().selected;
-    FLYWHEEL_TRY(const flywheel::context one_worker, context::create(std::move(alone)));
-
-    FLYWHEEL_TRY(std::string key, key_of(from, options));
-    FLYWHEEL_TRY(auto pipeline,
-                 flywheel::detail::tensor_pipeline::create(from, out, metadata_of(from, made, options), made.types,
-                                                           std::move(key), ctx, options.control));
-    const auto write = [&](std::size_t i) -> result<void> {
-      const io::tensor_info& tensor = from.tensors()[i];
-      if (made.types[i] == tensor.type) return pipeline.copy(i);
-      const std::vector<float> importance =
-          options.importance != nullptr ? options.importance->of(tensor.name) : std::vector<float>();
-      const tensor_rounder rounder(tensor, made.types[i], rounding_of(options.method), importance, one_worker);
-      FLYWHEEL_CHECK(rounder.check());
-      return pipeline.encode(i, [&](std::span<const float> rows, std::int64_t first, std::span<std::byte> stored) {
-        return rounder(rows, first, stored);
-      });
-    };
-    for (std::size_t i = 0; i < made.types.size(); ++i) {
-      if (pipeline.complete(i)) {
-        pipeline.pass(i);
-        ++report.resumed;
-        continue;
-      }
-      if (auto done = write(i); !done) {
-        // What cannot end better the next time is not kept.
-        const errc code = done.error().code;
-        if (code == errc::cancelled || code == errc::io || code == errc::out_of_memory)
-          done.error().message +=
-              "; what is complete stays in a file ending with .partial, from which the same call goes on";
-        else
-          pipeline.abandon();
-        return std::move(done).error();
-      }
-    }
-    FLYWHEEL_CHECK(pipeline.finish());
+    FLYWHEEL_TRY(report.resumed, write_model(from, out, made, options, ctx));
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return report;
   });

@@ -58,8 +58,14 @@ struct quantize_options {
   quant::method method = quant::method::search;
   const importance_matrix* importance = nullptr;  ///< Weighs errors; may be null.
   std::string importance_file = {};               ///< Its name, for the metadata.
-  /// Measures what targets ask for; and importance, where none is given and the method does not measure more.
+  /// Measures what targets and methods ask for; and importance, where none is given.
   std::vector<calibration_text> calibration = {};
+  std::int32_t calibration_ctx = 256;  ///< Tokens of a window of it.
+  /// Of gptq: bytes of activations' second moments at a time. With 0 a pass over the text for every place in the graph,
+  /// so that each layer makes up for what was rounded before it; with more, fewer passes.
+  std::uint64_t memory = 0;
+  /// First rotate the residual stream and the values of heads (transform.hpp), which spreads outliers.
+  bool rotate = false;
   bool allow_requantize = false;   ///< Take files whose matrices are quantized already.
   bool dry_run = false;            ///< Decide and report, write nothing.
   flywheel::context context = {};  ///< Threads; empty: one with default options is created.
