@@ -16,7 +16,7 @@ run goes on and parts can be run one by one.
   -t TYPES    default: all that are measured for the documentation; "4.5bpw" is a budget
   -M METHODS  default: "rtn search greedy gptq awq"
   -w FOLDER   default: build/quality
-FLYWHEEL names the command (build/src/cli/flywheel), FAMILY the folder of models and texts (../shared/family).
+FLYWHEEL names the command (build/bin/flywheel), FAMILY the folder of models and texts (../shared/family).
 TEXT
 }
 
@@ -30,7 +30,7 @@ while getopts "m:t:M:w:h" option; do
     h) usage; exit 0 ;; *) usage >&2; exit 2 ;;
   esac
 done
-flywheel=${FLYWHEEL:-build/src/cli/flywheel}
+flywheel=${FLYWHEEL:-build/bin/flywheel}
 family=${FAMILY:-../shared/family}
 [ -x "$flywheel" ] || { echo "quality.sh: $flywheel is not there; build it or set FLYWHEEL" >&2; exit 1; }
 [ -d "$family/models" ] || { echo "quality.sh: skipped: $family has no models; set FAMILY" >&2; exit 0; }

@@ -141,7 +141,7 @@ action imatrix_command(CLI::App& app) {
   app.add_option("--chunk", args->options.chunk, "Tokens of a window")
       ->check(CLI::Range(4, 1 << 20))
       ->capture_default_str();
-  app.add_option("--chunks", args->options.max_chunks, "Stop after this many windows; default: the whole text")
+  app.add_option("--chunks", args->options.max_chunks, "At most so many windows, evenly from the text; default: all of it")
       ->check(CLI::Range(1, 1 << 30));
   app.add_option("-t,--threads", args->threads, "Threads to use; default: one per physical core")
       ->check(CLI::Range(1, 4096));

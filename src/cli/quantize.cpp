@@ -25,6 +25,7 @@ struct quantize_args {
   std::string model, out, type, method = "search", imatrix;
   std::string target_size, memory;
   std::int32_t ctx = 256;
+  std::int64_t windows = 256;
   std::optional<double> target_bpw, max_kl;
   std::vector<std::string> tensor_types, calibration;
   unsigned threads = 0;
@@ -168,6 +169,7 @@ int quantize(const quantize_args& args) {
   if (!args.memory.empty()) options.memory = parse_size(args.memory, "--memory");
   options.rotate = args.rotate;
   options.calibration_ctx = args.ctx;
+  options.calibration_windows = args.windows;
   for (const std::string& file : args.calibration) options.calibration.push_back({file, read_file(file)});
   quant::importance_matrix importance;
   if (!args.imatrix.empty()) {
@@ -236,13 +238,15 @@ action quantize_command(CLI::App& app) {
          "moved between layers first; needs --calibration)")
       ->check(CLI::IsMember({"rtn", "search", "greedy", "gptq", "awq"}))
       ->capture_default_str();
-  app.add_option(
-      "--memory", args->memory,
-      "gptq: memory for activations' second moments, such as 4G: fewer passes over the text, but layers that "
-      "share one do not see each other's errors; default: a pass for every place in the model");
+  app.add_option("--memory", args->memory,
+                 "gptq: memory for activations' second moments, such as 1G; a model that needs more takes several "
+                 "passes over the text; default: 4G");
   app.add_flag("--rotate", args->rotate, "Rotate the residual stream and the values of heads first: spreads outliers");
   app.add_option("--ctx", args->ctx, "Tokens of a window of calibration text")
       ->check(CLI::Range(8, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--windows", args->windows, "At most so many windows, evenly from all calibration text; 0: all of it")
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_flag("--allow-requantize", args->allow_requantize,
                "Take a file that is quantized already, although that loses more than starting from the original");

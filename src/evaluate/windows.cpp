@@ -52,7 +52,12 @@ result<std::vector<window>> cut_windows(const text::tokenizer& vocabulary, std::
                    "the text holds " + std::to_string(ids.size()) + " tokens, too few for a window of " +
                        std::to_string(ctx) + "; use a longer text or a smaller window",
                    "text"};
-    if (options.max_windows > 0) all.resize(std::min(all.size(), static_cast<std::size_t>(options.max_windows)));
+    const auto most = static_cast<std::size_t>(options.max_windows);
+    if (most == 0 || most >= all.size()) return all;
+    if (options.spread)
+      for (std::size_t i = 1; i < most; ++i)
+        if (const std::size_t from = i * all.size() / most; from != i) all[i] = std::move(all[from]);
+    all.resize(most);
     return all;
   });
 }

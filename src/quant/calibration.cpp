@@ -135,6 +135,7 @@ result<moments_by_tensor> collect_moments(const io::archive& file, std::string_v
     evaluate::text_options cut;
     cut.ctx = options.chunk;
     cut.max_windows = options.max_chunks;
+    cut.spread = true;
     FLYWHEEL_TRY(const std::vector<evaluate::window> windows, evaluate::cut_windows(opened.tokenizer(), text, cut));
     session_options sequence;
     sequence.n_ctx = options.chunk;

@@ -99,6 +99,7 @@ result<importance_matrix> collect_importance(const io::archive& file, std::strin
     evaluate::text_options cut;
     cut.ctx = options.chunk;
     cut.max_windows = options.max_chunks;
+    cut.spread = true;
     FLYWHEEL_TRY(const std::vector<evaluate::window> windows, evaluate::cut_windows(opened.tokenizer(), text, cut));
     session_options sequence;
     sequence.n_ctx = options.chunk;

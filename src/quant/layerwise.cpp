@@ -55,6 +55,7 @@ result<void> write_layerwise(const io::archive& from, const std::vector<dtype>& 
       FLYWHEEL_TRY(const io::archive so_far, with_written(from, done, written));
       calibration_options how;
       how.chunk = options.chunk;
+      how.max_chunks = options.max_chunks;
       how.wants = [&](std::string_view name) {
         for (const std::size_t i : open)
           if (from.tensors()[i].name == name) return true;

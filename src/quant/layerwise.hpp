@@ -16,6 +16,7 @@ namespace flywheel::inline v0::quant {
 struct layerwise_options {
   std::string text;          ///< Calibration.
   std::int32_t chunk = 512;  ///< Tokens of a window.
+  std::int64_t max_chunks = 0;
   std::uint64_t memory = 0;  ///< Of second moments in one pass; 0: one place in the graph per pass.
   context ctx;
   flywheel::control control;

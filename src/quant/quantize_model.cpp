@@ -235,6 +235,7 @@ std::string all_text(const quantize_options& options) {
 result<importance_matrix> collect(const io::archive& from, const quantize_options& options, const context& ctx) {
   importance_options how;
   how.chunk = options.calibration_ctx;
+  how.max_chunks = options.calibration_windows;
   for (const calibration_text& one : options.calibration) how.dataset += (how.dataset.empty() ? "" : ", ") + one.name;
   how.context = ctx;
   how.control.stop = options.control.stop;
@@ -249,6 +250,7 @@ result<io::archive> scaled(const io::archive& from, const std::vector<dtype>& ty
   };
   calibration_options seen;
   seen.chunk = options.calibration_ctx;
+  seen.max_chunks = options.calibration_windows;
   seen.wants = [&](std::string_view name) { return is_quantized(type_of(name)); };
   seen.context = ctx;
   seen.control.stop = options.control.stop;
@@ -292,6 +294,7 @@ result<std::string> key_of(const io::archive& from, const quantize_options& opti
   sum.add(options.method);
   sum.add(options.memory);
   sum.add(options.calibration_ctx);
+  sum.add(options.calibration_windows);
   for (const calibration_text& one : options.calibration) sum.add(one.text);
   if (options.importance != nullptr)
     for (const auto& [name, entry] : options.importance->entries) {
@@ -369,9 +372,9 @@ result<std::uint64_t> write_model(const io::archive& from, const std::filesystem
   };
   const auto write_all = [&]() -> result<void> {
     if (options.method == method::gptq)
-      FLYWHEEL_CHECK(
-          write_layerwise(from, made.types, pipeline,
-                          {all_text(options), options.calibration_ctx, options.memory, ctx, options.control}));
+      FLYWHEEL_CHECK(write_layerwise(from, made.types, pipeline,
+                                     {all_text(options), options.calibration_ctx, options.calibration_windows,
+                                      options.memory, ctx, options.control}));
     for (std::size_t i = 0; i < made.types.size(); ++i)
       if (!pipeline.complete(i)) FLYWHEEL_CHECK(write(i));
     return pipeline.finish();

@@ -32,6 +32,7 @@ struct text_options {
   std::int32_t ctx = 256;
   evaluate::protocol protocol = evaluate::protocol::second_half;
   std::int64_t max_windows = 0;  ///< 0: the whole text.
+  bool spread = false;           ///< max_windows evenly from the whole text; else its first ones.
 };
 
 /// Encodes and cuts. Errors: unsupported (no vocabulary), invalid_argument (too short).

@@ -23,7 +23,7 @@ using moments_by_tensor = std::map<std::string, std::shared_ptr<const tensor_mom
 
 struct calibration_options {
   std::int32_t chunk = 512;     ///< Tokens of a window.
-  std::int64_t max_chunks = 0;  ///< 0: the whole text.
+  std::int64_t max_chunks = 0;  ///< At most so many windows, evenly from the text; 0: all of it.
   /// Which tensors are looked at; empty: all.
   std::function<bool(std::string_view tensor)> wants = {};
   flywheel::context context = {};

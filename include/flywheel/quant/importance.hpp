@@ -41,7 +41,7 @@ struct importance_matrix {
 
 struct importance_options {
   std::int32_t chunk = 512;     ///< Tokens of a window.
-  std::int64_t max_chunks = 0;  ///< 0: the whole text.
+  std::int64_t max_chunks = 0;  ///< At most so many windows, evenly from the text; 0: all of it.
   std::string dataset;          ///< Recorded in the result.
   flywheel::context context = {};
   flywheel::control control = {};

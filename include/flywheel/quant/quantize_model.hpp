@@ -60,10 +60,11 @@ struct quantize_options {
   std::string importance_file = {};               ///< Its name, for the metadata.
   /// Measures what targets and methods ask for; and importance, where none is given.
   std::vector<calibration_text> calibration = {};
-  std::int32_t calibration_ctx = 256;  ///< Tokens of a window of it.
-  /// Of gptq: bytes of activations' second moments at a time. With 0 a pass over the text for every place in the graph,
-  /// so that each layer makes up for what was rounded before it; with more, fewer passes.
-  std::uint64_t memory = 0;
+  std::int32_t calibration_ctx = 256;      ///< Tokens of a window of it.
+  std::int64_t calibration_windows = 256;  ///< At most so many windows, evenly from all texts; 0: all.
+  /// Of gptq: bytes of activations' second moments at a time, which decides how often the text is passed through the
+  /// model. Later passes see what earlier ones rounded; with 0 there is one for every place in the graph.
+  std::uint64_t memory = std::uint64_t{4} << 30;
   /// First rotate the residual stream and the values of heads (transform.hpp), which spreads outliers.
   bool rotate = false;
   bool allow_requantize = false;   ///< Take files whose matrices are quantized already.
