@@ -171,6 +171,12 @@ TEST_CASE("Windows are cut as both protocols say") {
     CHECK(half[i].first_scored == 9);
   }
   CHECK(evaluate::cut_windows(vocabulary, story, {.ctx = 16, .max_windows = 2}).value().size() == 2);
+  for (std::int64_t most = 1; most <= static_cast<std::int64_t>(half.size()); ++most) {
+    const auto some =
+        evaluate::cut_windows(vocabulary, story, {.ctx = 16, .max_windows = most, .spread = true}).value();
+    REQUIRE(some.size() == static_cast<std::size_t>(most));
+    for (std::size_t i = 0; i < some.size(); ++i) CHECK(some[i].ids == half[i * half.size() / some.size()].ids);
+  }
   CHECK(evaluate::cut_windows(vocabulary, "", {.ctx = 16}).error().code == errc::invalid_argument);
   CHECK(evaluate::cut_windows(vocabulary, story, {.ctx = 3}).error().where == "ctx");
   CHECK(evaluate::cut_windows(text::tokenizer{}, story, {}).error().code == errc::unsupported);

@@ -85,7 +85,8 @@ TEST_CASE("An importance matrix holds the sums of squares of what went into each
   with.observer = seen;
   const model m = model::open(file, with).value();
   session s = m.new_session().value();
-  const auto windows = evaluate::cut_windows(m.tokenizer(), text, {.ctx = 48, .max_windows = 5}).value();
+  const auto windows =
+      evaluate::cut_windows(m.tokenizer(), text, {.ctx = 48, .max_windows = 5, .spread = true}).value();
   for (const evaluate::window& w : windows) {
     s.clear();
     s.prefill_rows(w.ids, 1, [](std::size_t, std::span<const float>) -> result<void> { return {}; }).value();
