@@ -35,6 +35,8 @@ family=${FAMILY:-../shared/family}
 [ -x "$flywheel" ] || { echo "quality.sh: $flywheel is not there; build it or set FLYWHEEL" >&2; exit 1; }
 [ -d "$family/models" ] || { echo "quality.sh: skipped: $family has no models; set FAMILY" >&2; exit 0; }
 mkdir -p "$work"
+fresh_json=
+trap '[ -z "$fresh_json" ] || rm -f "$fresh_json"' EXIT
 
 source_of() { [ "$1" = tiny-base ] && echo "$family/models/tiny-base/gguf/tiny-base-f16.gguf" || echo "$family/models/$1/hf"; }
 # Which texts a model is for: the base all, a fine-tune its own.
@@ -71,13 +73,14 @@ for model in $models; do
     done
   done
   if [ ${#fresh[@]} -gt 0 ]; then
-    "$flywheel" evaluate "${fresh[@]}" --baseline "$from" "${texts[@]}" --windows 100 --json > "$work/$model.fresh.json"
-    python3 - "$work/$model.fresh.json" <<'PY'
+    fresh_json=$work/$model.fresh.json
+    "$flywheel" evaluate "${fresh[@]}" --baseline "$from" "${texts[@]}" --windows 100 --json > "$fresh_json"
+    python3 - "$fresh_json" <<'PY'
 import json, sys
 for one in json.load(open(sys.argv[1]))["models"]:
     json.dump(one, open(one["model"][:-len("gguf")] + "json", "w"))
 PY
-    rm "$work/$model.fresh.json"
+    rm "$fresh_json"
   fi
 done
 

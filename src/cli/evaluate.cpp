@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,11 +47,18 @@ struct model_report {
   double prefill_tps = 0, decode_tps = 0;
 };
 
+session_args session_of(const evaluate_args& args, const setting& how) {
+  session_args session = args.session;
+  session.kv_type = how.kv_type;
+  return session;
+}
+
 /// Sizes, before the model is loaded.
-model_report sizes_of(const std::string& path, const session_args& session) {
+model_report sizes_of(const evaluate_args& args, const std::string& path, const setting& how) {
   const io::archive file = open_model_archive(path).value();
   model_report r;
   r.name = path;
+  r.how = how;
   r.bytes = file.file_bytes();
   double bytes = 0, weights = 0;
   for (const io::tensor_info& t : file.tensors()) {
@@ -58,7 +66,7 @@ model_report sizes_of(const std::string& path, const session_args& session) {
     weights += static_cast<double>(t.dims.elements());
   }
   r.bits_per_weight = weights > 0 ? 8 * bytes / weights : 0;
-  r.footprint = model::footprint(file, session.options()).value().total();
+  r.footprint = model::footprint(file, session_of(args, how).options()).value().total();
   return r;
 }
 
@@ -73,12 +81,16 @@ model open_one(const evaluate_args& args, const std::string& path, const setting
 std::vector<evaluate::baseline> baselines_of(const evaluate_args& args, const interrupt& stop) {
   used_devices devices;
   const model base = open_one(args, args.loading.path, {}, stop, devices);
-  std::vector<evaluate::baseline> all;
+  std::vector<std::vector<evaluate::window>> texts;
   for (const std::string& file : args.texts) {
-    auto windows = cut_text(base, read_file(file), file, args.session.ctx, !args.all_tokens);
-    if (args.windows > 0) windows.resize(std::min(windows.size(), static_cast<std::size_t>(args.windows)));
+    texts.push_back(cut_text(base, read_file(file), file, args.session.ctx, !args.all_tokens));
+    if (args.windows > 0) texts.back().resize(std::min(texts.back().size(), static_cast<std::size_t>(args.windows)));
+  }
+  std::vector<evaluate::baseline> all;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const std::string& file = args.texts[i];
     progress_bar bar("baseline on " + std::filesystem::path(file).filename().string());
-    all.push_back(evaluate::baseline::compute(base, std::move(windows), args.session.options(),
+    all.push_back(evaluate::baseline::compute(base, std::move(texts[i]), args.session.options(),
                                               {bar.callback(), stop.token()},
                                               static_cast<std::size_t>(args.memory_mib << 20) / args.texts.size())
                       .value());
@@ -87,14 +99,13 @@ std::vector<evaluate::baseline> baselines_of(const evaluate_args& args, const in
   return all;
 }
 
-model_report report_on(const evaluate_args& args, const std::string& path, const setting& how,
-                       const std::vector<evaluate::baseline>& baselines, const interrupt& stop) {
-  session_args session = args.session;
-  session.kv_type = how.kv_type;
-  model_report r = sizes_of(path, session);
-  r.how = how;
+/// Runs the model of `r`.
+void measure(const evaluate_args& args, const std::vector<evaluate::baseline>& baselines, const interrupt& stop,
+             model_report& r) {
+  const std::string& path = r.name;
+  const session_args session = session_of(args, r.how);
   used_devices devices;
-  const model loaded = open_one(args, path, how, stop, devices);
+  const model loaded = open_one(args, path, r.how, stop, devices);
   double variance = 0;
   const auto n = static_cast<double>(baselines.size());
   for (std::size_t i = 0; i < baselines.size(); ++i) {
@@ -112,7 +123,6 @@ model_report report_on(const evaluate_args& args, const std::string& path, const
     r.decode_tps = f.decode_tps.median;
   }
   devices.finish();
-  return r;
 }
 
 /// The texts' names: of their files, with the folder where two files have one name.
@@ -135,7 +145,8 @@ std::string name_of(const evaluate_args& args, const setting& how) {
 /// Digits that tell small divergences apart.
 std::string nats(double value) { return decimal(value, 5); }
 std::string with_error(const evaluate::estimate& e, int digits, double factor = 1) {
-  return decimal(factor * e.value, digits) + " ± " + decimal(factor * e.error, digits);
+  return decimal(factor * e.value, digits) + " ± " +
+         (std::isnan(e.error) ? std::string("-") : decimal(factor * e.error, digits));
 }
 
 void print_table(const evaluate_args& args, const std::vector<model_report>& reports) {
@@ -160,12 +171,12 @@ void print_table(const evaluate_args& args, const std::vector<model_report>& rep
       const bool first = i == 0;
       rows.row({first ? r.name + name_of(args, r.how) : "", first ? human_bytes(r.bytes) : "",
                 first ? decimal(r.bits_per_weight, 2) : "", first ? human_bytes(r.footprint) : "", names[i],
-                with_error(c.perplexity, 3), nats(c.kl.value) + " ± " + nats(c.kl.error), nats(c.kl_median),
-                nats(c.kl_p99), with_error(c.same_top, 2, 100) + "%", with_error(c.delta_p_rms, 2, 100) + "%",
+                with_error(c.perplexity, 3), with_error(c.kl, 5), nats(c.kl_median), nats(c.kl_p99),
+                with_error(c.same_top, 2, 100) + "%", with_error(c.delta_p_rms, 2, 100) + "%",
                 first && args.speed ? decimal(r.prefill_tps, 1) : "",
                 first && args.speed ? decimal(r.decode_tps, 1) : ""});
     }
-    if (r.texts.size() > 1) rows.row({"", "", "", "", "all texts", "", nats(r.kl) + " ± " + nats(r.kl_error)});
+    if (r.texts.size() > 1) rows.row({"", "", "", "", "all texts", "", with_error({r.kl, r.kl_error}, 5)});
   }
   print(rows.text());
 }
@@ -205,7 +216,7 @@ json to_json(const evaluate_args& args, const model_report& r) {
   return out;
 }
 
-void draw(const evaluate_args& args, const std::vector<model_report>& reports) {
+void draw(const evaluate_args& args, const std::vector<model_report>& reports, output_file& file) {
   std::vector<quality_point> points;
   for (const model_report& r : reports)
     points.push_back({std::filesystem::path(r.name).stem().string() + name_of(args, r.how), r.bytes, r.kl, r.kl_error});
@@ -215,20 +226,11 @@ void draw(const evaluate_args& args, const std::vector<model_report>& reports) {
       points, "Size and divergence from " + std::filesystem::path(args.loading.path).filename().string(),
       "Lower is nearer to the original, further left is smaller; the line joins what nothing else beats in both. " +
           texts + ", windows of " + std::to_string(args.session.ctx) + " tokens.");
-  output_file file(args.plot);
   file.write(std::as_bytes(std::span(svg)));
   file.finish();
 }
 
-int compare_models(evaluate_args args) {
-  const interrupt stop;
-  const std::vector<evaluate::baseline> baselines = baselines_of(args, stop);
-  std::vector<model_report> reports;
-  for (const std::string& path : args.models)
-    for (const std::string& kv_type : args.kv_types)
-      for (const std::string& activations : args.activations)
-        reports.push_back(report_on(args, path, {kv_type, activations}, baselines, stop));
-  if (!args.plot.empty()) draw(args, reports);
+void print_reports(const evaluate_args& args, const std::vector<model_report>& reports) {
   if (args.json) {
     json list = json::array();
     for (const model_report& r : reports) list.push_back(to_json(args, r));
@@ -236,7 +238,7 @@ int compare_models(evaluate_args args) {
                      {"ctx", args.session.ctx},
                      {"protocol", args.all_tokens ? "windows" : "second-half"},
                      {"models", list}}));
-    return success;
+    return;
   }
   const std::vector<std::string> names = names_of(args.texts);
   std::string line = "against " + printable(args.loading.path);
@@ -247,6 +249,28 @@ int compare_models(evaluate_args args) {
   }
   print_line(line + "\n");
   print_table(args, reports);
+}
+
+int compare_models(const evaluate_args& args) {
+  const interrupt stop;
+  // What can fail without a model being run fails first.
+  std::optional<output_file> plot;
+  if (!args.plot.empty()) {
+    std::vector<std::string> inputs = args.models;
+    inputs.insert(inputs.end(), args.texts.begin(), args.texts.end());
+    inputs.push_back(args.loading.path);
+    refuse_overwrite(args.plot, "--plot", inputs);
+    plot.emplace(args.plot, "--plot");
+  }
+  std::vector<model_report> reports;
+  for (const std::string& path : args.models)
+    for (const std::string& kv_type : args.kv_types)
+      for (const std::string& activations : args.activations)
+        reports.push_back(sizes_of(args, path, {kv_type, activations}));
+  const std::vector<evaluate::baseline> baselines = baselines_of(args, stop);
+  for (model_report& r : reports) measure(args, baselines, stop, r);
+  print_reports(args, reports);
+  if (plot) draw(args, reports, *plot);
   return success;
 }
 

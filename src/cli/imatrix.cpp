@@ -97,6 +97,10 @@ int collect(const imatrix_args& args) {
   if (args.model.empty()) throw usage_error("MODEL", "is missing (or --show FILE)");
   if (args.texts.empty()) throw usage_error("TEXT", "is missing: what to run through the model");
   if (args.out.empty()) throw usage_error("--out", "is missing: the file to write");
+  std::vector<std::string> inputs = args.texts;
+  inputs.push_back(args.model);
+  refuse_overwrite(args.out, "--out", inputs);
+  output_file(args.out);  // can be written, or this fails before the model runs
   std::string text;
   for (const std::string& file : args.texts) {
     if (!text.empty() && text.back() != '\n') text += '\n';
@@ -141,7 +145,8 @@ action imatrix_command(CLI::App& app) {
   app.add_option("--chunk", args->options.chunk, "Tokens of a window")
       ->check(CLI::Range(4, 1 << 20))
       ->capture_default_str();
-  app.add_option("--chunks", args->options.max_chunks, "At most so many windows, evenly from the text; default: all of it")
+  app.add_option("--chunks", args->options.max_chunks,
+                 "At most so many windows, evenly from the text; default: all of it")
       ->check(CLI::Range(1, 1 << 30));
   app.add_option("-t,--threads", args->threads, "Threads to use; default: one per physical core")
       ->check(CLI::Range(1, 4096));

@@ -180,8 +180,9 @@ std::string table::text(std::size_t indent) const {
   return out;
 }
 
-output_file::output_file(std::filesystem::path path) : path_(std::move(path)) {
-  if (path_ == "-") throw usage_error("--out", "must be a file, not -: stdout is for what describes it");
+output_file::output_file(std::filesystem::path path, std::string option)
+    : path_(std::move(path)), option_(std::move(option)) {
+  if (path_ == "-") throw usage_error(option_, "must be a file, not -: stdout is for what describes it");
   std::error_code ignored;
   const auto status = std::filesystem::status(path_, ignored);
   if (std::filesystem::is_directory(status)) {
@@ -218,7 +219,7 @@ output_file::~output_file() {
   if (!temporary_.empty()) std::filesystem::remove(temporary_, ignored);
 }
 
-void output_file::refuse(std::string_view doing) { fail_io(path_.string(), doing, "; choose another --out"); }
+void output_file::refuse(std::string_view doing) { fail_io(path_.string(), doing, "; choose another " + option_); }
 
 void output_file::write(std::span<const std::byte> bytes) {
   if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) refuse("cannot write");
@@ -254,6 +255,17 @@ void output_file::finish() {
     std::filesystem::remove(temporary_, ignored);
     fail(errc::io, path_.string(), "cannot rename the finished file to this name: " + failed.message());
   }
+}
+
+void refuse_overwrite(const std::filesystem::path& out, const std::string& option,
+                      const std::vector<std::string>& inputs) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(out, ignored)) return;
+  const std::filesystem::path folder = out.has_parent_path() ? out.parent_path() : ".";
+  for (const std::string& input : inputs)
+    if (std::filesystem::equivalent(out, input, ignored) || std::filesystem::equivalent(folder, input, ignored))
+      throw usage_error(option,
+                        "'" + out.string() + "' would be written over what is read (" + input + "); give another name");
 }
 
 // What text::tokenizer::encode takes; a device such as /dev/zero never ends.

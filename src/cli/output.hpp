@@ -80,7 +80,8 @@ class table {
 /// disappears on failure. A target that is not a regular file (a pipe, a device) is written directly.
 class output_file {
  public:
-  explicit output_file(std::filesystem::path path);
+  /// `option`: what named it, for messages.
+  explicit output_file(std::filesystem::path path, std::string option = "--out");
   ~output_file();
   output_file(const output_file&) = delete;
   output_file& operator=(const output_file&) = delete;
@@ -93,9 +94,15 @@ class output_file {
  private:
   [[noreturn]] void refuse(std::string_view doing);
   std::filesystem::path path_;
+  std::string option_;
   std::filesystem::path temporary_;  ///< Empty: written directly.
   std::FILE* file_ = nullptr;
 };
+
+/// Throws usage_error naming `option` when `out` is one of the files that the command reads, or lies in one of the
+/// folders as a file that is there.
+void refuse_overwrite(const std::filesystem::path& out, const std::string& option,
+                      const std::vector<std::string>& inputs);
 
 /// All bytes of a file, or of stdin for "-", 512 MiB at most. Throws.
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);

@@ -105,7 +105,8 @@ class quality_drawing {
       const quality_point& p = points_[i];
       const svg::point at = place(p);
       const std::string paint = colour_of(i);
-      const double above = y_(kl_of(p) + p.error), below = y_(std::max(kl_of(p) - p.error, y_.low));
+      const double error = std::isnan(p.error) ? 0 : p.error;
+      const double above = y_(kl_of(p) + error), below = y_(std::max(kl_of(p) - error, y_.low));
       out_ += svg::line({at.x, above}, {at.x, below}, "stroke=\"" + paint + "\" stroke-width=\"1.5\"");
       out_ +=
           "<circle" + svg::attribute("cx", at.x) + svg::attribute("cy", at.y) + " r=\"4\" fill=\"" + paint + "\"/>\n";

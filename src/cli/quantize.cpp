@@ -4,6 +4,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -143,8 +145,9 @@ void show(const quantize_args& args, const quant::quantize_report& report) {
   if (report.measured) print(kind_table(report) + "\n");
   print(type_table(report));
   if (report.measured)
-    print_line("  KL divergence on other calibration text: " + decimal(report.measured->kl.value, 5) + " +- " +
-               decimal(report.measured->kl.error, 5) + " (predicted " + decimal(*report.predicted_kl, 5) + ")");
+    print_line(
+        "  KL divergence on calibration text that no type was chosen with: " + decimal(report.measured->kl.value, 5) +
+        " +- " + decimal(report.measured->kl.error, 5) + " (predicted " + decimal(*report.predicted_kl, 5) + ")");
   if (fallbacks > 0)
     print_line("  " + grouped(static_cast<std::int64_t>(fallbacks)) +
                " tensors have rows that are no whole blocks of their type and got another");
@@ -156,7 +159,19 @@ void show(const quantize_args& args, const quant::quantize_report& report) {
              (args.dry_run ? "; nothing was written" : ", " + decimal(report.seconds, 1) + " s"));
 }
 
+/// CLI11's own check shows the range of doubles.
+std::string positive(const std::string& text) {
+  double number = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failure == std::errc() && end == text.data() + text.size() && number > 0 && std::isfinite(number)) return {};
+  return "'" + text + "' is not a positive number";
+}
+
 int quantize(const quantize_args& args) {
+  std::vector<std::string> inputs = args.calibration;
+  inputs.push_back(args.model);
+  if (!args.imatrix.empty()) inputs.push_back(args.imatrix);
+  refuse_overwrite(args.out, "OUT", inputs);
   quant::quantize_options options;
   options.type = args.type;
   options.pure = args.pure;
@@ -187,9 +202,13 @@ int quantize(const quantize_args& args) {
   options.control = {bar.callback(), stop.token()};
   auto done = quant::quantize_model(from, args.out, options);
   bar.clear();
-  if (!done)
+  if (!done) {
     if (const std::string option = option_of(done.error()); !option.empty())
       throw usage_error(option, done.error().message);
+    if (done.error().code == errc::cancelled && std::filesystem::exists(args.out + ".partial"))
+      std::fprintf(stderr, "flywheel: interrupted; the same command goes on from %s.partial\n",
+                   printable(args.out).c_str());
+  }
   const quant::quantize_report& report = done.value();
   if (args.json)
     print_line(dump(described(args, report)));
@@ -216,9 +235,9 @@ action quantize_command(CLI::App& app) {
       app.add_option("--target-size", args->target_size, "The same for the file's size: 3.5G, 700M");
   CLI::Option* const kl = app.add_option("--max-kl", args->max_kl,
                                          "The smallest file with at most this mean KL divergence from the original");
-  bpw->check(CLI::PositiveNumber)->excludes(type);
+  bpw->check(positive)->excludes(type);
   size->excludes(type)->excludes(bpw);
-  kl->check(CLI::PositiveNumber)->excludes(type)->excludes(bpw)->excludes(size);
+  kl->check(positive)->excludes(type)->excludes(bpw)->excludes(size);
   app.add_option("--imatrix", args->imatrix,
                  "Importance matrix (GGUF or .dat): weighs errors by what activations matter");
   app.add_option("--calibration", args->calibration,
@@ -245,7 +264,9 @@ action quantize_command(CLI::App& app) {
   app.add_option("--ctx", args->ctx, "Tokens of a window of calibration text")
       ->check(CLI::Range(8, 1 << 20))
       ->capture_default_str();
-  app.add_option("--windows", args->windows, "At most so many windows, evenly from all calibration text; 0: all of it")
+  app.add_option("--windows", args->windows,
+                 "At most so many windows, evenly from all calibration text; 0: all of it. Targets are "
+                 "measured with 48 of them at most")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_flag("--allow-requantize", args->allow_requantize,

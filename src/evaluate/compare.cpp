@@ -109,7 +109,7 @@ comparison summary_of(std::span<const position_figures> all) {
   c.mean_delta_p = mean_of(all, [](const figures& f) { return f.delta_p; }).value;
   const estimate square = mean_of(all, [](const figures& f) { return f.delta_p * f.delta_p; });
   c.delta_p_rms.value = std::sqrt(square.value);
-  c.delta_p_rms.error = square.value > 0 ? square.error / (2 * c.delta_p_rms.value) : 0;
+  c.delta_p_rms.error = square.value > 0 ? square.error / (2 * c.delta_p_rms.value) : square.error;
   std::vector<double> sorted;
   for (const figures& f : all) sorted.push_back(f.kl);
   std::sort(sorted.begin(), sorted.end());

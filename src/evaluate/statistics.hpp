@@ -11,7 +11,7 @@
 
 namespace flywheel::inline v0::evaluate {
 
-/// Mean of f(item), and its standard error sqrt(variance / (n - 1)).
+/// Mean of f(item), and its standard error sqrt(variance / (n - 1)): NaN for one item.
 template <class T, class F>
 [[nodiscard]] estimate mean_of(std::span<const T> items, F&& f) {
   const auto n = static_cast<double>(items.size());
@@ -19,7 +19,7 @@ template <class T, class F>
   for (const T& item : items) sum += f(item);
   const double mean = sum / n;
   for (const T& item : items) squares += (f(item) - mean) * (f(item) - mean);
-  return {mean, n > 1 ? std::sqrt(squares / n / (n - 1)) : 0};
+  return {mean, n > 1 ? std::sqrt(squares / n / (n - 1)) : std::nan("")};
 }
 
 /// The value below which `share` of the sorted ones lie, between neighbours in proportion.

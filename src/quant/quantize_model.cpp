@@ -14,6 +14,8 @@
 #include "flywheel/quant/transform.hpp"
 #include "flywheel/version.hpp"
 #include "src/core/checksum.hpp"
+#include "src/io/safetensors.hpp"
+#include "src/model/device_safetensors.hpp"
 #include "src/model/tensor_pipeline.hpp"
 #include "src/quant/layerwise.hpp"
 #include "src/quant/mixes.hpp"
@@ -67,7 +69,7 @@ io::metadata metadata_of(const io::archive& from, const decision& made, const qu
   if (options.rotate) meta.set("flywheel.quantize.rotated", true);
   if (options.importance != nullptr) {
     const importance_matrix& m = *options.importance;
-    meta.set("quantize.imatrix.file", options.importance_file);
+    if (!options.importance_file.empty()) meta.set("quantize.imatrix.file", options.importance_file);
     if (!m.datasets.empty()) meta.set("quantize.imatrix.dataset", m.datasets.front());
     meta.set("quantize.imatrix.entries_count", static_cast<std::uint32_t>(m.entries.size()));
     meta.set("quantize.imatrix.chunks_count", m.chunks);
@@ -110,7 +112,7 @@ result<decision> by_type(const io::archive& from, const quantize_options& option
   const bool pure = options.pure || named == nullptr;
   const dtype base = pure && plain != nullptr ? plain->type : named->base;
   if (pure) named = pure_mix(base);
-  const model_facts facts = facts_of(from, options.importance != nullptr);
+  const model_facts facts = facts_of(from, options.importance != nullptr || !options.calibration.empty());
   decision made;
   if (named != nullptr) made.file_type = named->file_type, made.sparing = named->name == "Q2_K_S";
   for (const io::tensor_info& tensor : from.tensors()) {
@@ -125,10 +127,13 @@ result<decision> by_type(const io::archive& from, const quantize_options& option
 
 /// Windows of all texts, taken evenly from each.
 result<std::vector<evaluate::window>> calibration_windows(const io::archive& from, const quantize_options& options) {
-  constexpr std::size_t most = 48;
+  // A choice of types runs the model on them some hundred times.
+  constexpr std::int64_t fewest = 4, enough = 48;
+  const std::int64_t most =
+      options.calibration_windows == 0 ? enough : std::clamp(options.calibration_windows, fewest, enough);
   FLYWHEEL_TRY(const text::tokenizer vocabulary, text::tokenizer::from_metadata(from.metadata()));
   std::vector<evaluate::window> all;
-  const std::size_t each = std::max<std::size_t>(1, most / options.calibration.size());
+  const std::size_t each = std::max<std::size_t>(1, static_cast<std::size_t>(most) / options.calibration.size());
   for (const calibration_text& one : options.calibration) {
     auto cut = evaluate::cut_windows(vocabulary, one.text, {.ctx = options.calibration_ctx});
     if (!cut) return error{cut.error().code, cut.error().message, one.name};
@@ -138,28 +143,34 @@ result<std::vector<evaluate::window>> calibration_windows(const io::archive& fro
   return all;
 }
 
-result<decision> by_target(const io::archive& from, const quantize_options& options, const override_list& overrides,
-                           const context& ctx) {
-  if (options.calibration.empty())
-    return error{errc::invalid_argument, "choosing types by a target needs text to measure with", "calibration"};
-  decision made;
+/// The types that no target changes.
+result<std::vector<std::optional<dtype>>> fixed_types(const io::archive& from, const override_list& overrides) {
   std::vector<std::optional<dtype>> types;
-  double elements = 0;
   for (const io::tensor_info& tensor : from.tensors()) {
-    elements += static_cast<double>(tensor.dims.elements());
     FLYWHEEL_TRY(const std::optional<dtype> wanted, overrides.find(tensor.name));
     if (!may_quantize(tensor))
       types.emplace_back(tensor.type);
     else
       types.push_back(wanted ? std::optional(fitting(*wanted, tensor.dims.cols())) : std::nullopt);
   }
+  return types;
+}
+
+result<decision> by_target(const io::archive& from, const quantize_options& options, const override_list& overrides,
+                           const context& ctx) {
+  constexpr double unlimited = 0x1p60;  // bytes; larger targets ask for nothing more
+  decision made;
+  FLYWHEEL_TRY(const std::vector<std::optional<dtype>> types, fixed_types(from, overrides));
+  double elements = 0;
+  for (const io::tensor_info& tensor : from.tensors()) elements += static_cast<double>(tensor.dims.elements());
   type_search_options how;
   how.kl = options.max_kl;
   how.method = rounding_of(options.method);
   how.importance = options.importance;
   how.ctx = ctx;
   how.control = options.control;
-  if (options.target_bpw) how.bytes = static_cast<std::uint64_t>(*options.target_bpw * elements / 8);
+  if (options.target_bpw)
+    how.bytes = static_cast<std::uint64_t>(std::min(*options.target_bpw * elements / 8, unlimited));
   if (options.target_bytes) {
     constexpr std::uint64_t padding = 31;  // behind a tensor, at most
     const std::uint64_t header =
@@ -167,7 +178,7 @@ result<decision> by_target(const io::archive& from, const quantize_options& opti
     if (*options.target_bytes <= header)
       return error{errc::invalid_argument,
                    "names, vocabulary and other metadata alone take " + std::to_string(header) + " bytes", "target"};
-    how.bytes = *options.target_bytes - header;
+    how.bytes = std::min(*options.target_bytes - header, static_cast<std::uint64_t>(unlimited));
   }
   FLYWHEEL_TRY(std::vector<evaluate::window> windows, calibration_windows(from, options));
   FLYWHEEL_TRY(made.searched, search_types(from, types, std::move(windows), how));
@@ -177,14 +188,6 @@ result<decision> by_target(const io::archive& from, const quantize_options& opti
 }
 
 result<decision> decide(const io::archive& from, const quantize_options& options, const context& ctx) {
-  const int asked = (options.type.empty() ? 0 : 1) + (options.target_bpw ? 1 : 0) + (options.target_bytes ? 1 : 0) +
-                    (options.max_kl ? 1 : 0);
-  if (asked != 1)
-    return error{errc::invalid_argument, "give a type, or one target: bits per weight, a size, or a KL divergence",
-                 asked == 0 ? "type" : "target"};
-  for (const std::optional<double>& number : {options.target_bpw, options.max_kl})
-    if (number && !(*number > 0 && std::isfinite(*number)))
-      return error{errc::invalid_argument, "a target must be a positive number", "target"};
   FLYWHEEL_TRY(const override_list overrides, override_list::compile(options.overrides));
   return has_target(options) ? by_target(from, options, overrides, ctx) : by_type(from, options, overrides);
 }
@@ -205,17 +208,25 @@ result<void> check_source(const io::archive& from, const std::filesystem::path& 
   return {};
 }
 
-/// Every type can be encoded, and those that need importance have it.
-result<void> check_types(const io::archive& from, const decision& made, const quantize_options& options) {
-  for (std::size_t i = 0; i < made.types.size(); ++i) {
+/// Every type can be encoded and stored, and those that need importance have it or will.
+result<void> check_types(const io::archive& from, const std::filesystem::path& out, const std::vector<dtype>& types,
+                         bool sparing, const quantize_options& options) {
+  const bool safetensors = out.extension() == ".safetensors";
+  for (std::size_t i = 0; i < types.size(); ++i) {
     const io::tensor_info& tensor = from.tensors()[i];
-    const dtype type = made.types[i];
+    const dtype type = types[i];
+    if (safetensors && !flywheel::detail::is_device_format(type) && !io::detail::in_safetensors(type))
+      return error{errc::invalid_argument,
+                   "safetensors has no " + std::string(to_string(type)) + " for tensor '" + tensor.name +
+                       "'; write a file whose name ends with .gguf",
+                   "type"};
     if (type == tensor.type) continue;
     if (!can_quantize(type))
       return error{errc::invalid_argument, "weights cannot be encoded as " + std::string(to_string(type)), "type"};
     const tensor_kind kind = kind_of(tensor.name);
     if (kind == tensor_kind::token_embd || kind == tensor_kind::output) continue;  // some texts do not measure them
-    const bool wants = wants_importance(type) || (made.sparing && type == dtype::q2_k);
+    if (options.importance == nullptr && !options.calibration.empty()) continue;   // it will be collected
+    const bool wants = wants_importance(type) || (sparing && type == dtype::q2_k);
     if (wants && (options.importance == nullptr || options.importance->of(tensor.name).empty()))
       return error{errc::invalid_argument,
                    "tensor '" + tensor.name + "' as " + std::string(to_string(type)) + " needs an importance matrix" +
@@ -223,6 +234,48 @@ result<void> check_types(const io::archive& from, const decision& made, const qu
                    "importance"};
   }
   return {};
+}
+
+/// All that can be known to fail before the model is run, which may take hours.
+result<void> check_request(const io::archive& from, const std::filesystem::path& out, const quantize_options& options) {
+  const int asked = (options.type.empty() ? 0 : 1) + (options.target_bpw ? 1 : 0) + (options.target_bytes ? 1 : 0) +
+                    (options.max_kl ? 1 : 0);
+  if (asked != 1)
+    return error{errc::invalid_argument, "give a type, or one target: bits per weight, a size, or a KL divergence",
+                 asked == 0 ? "type" : "target"};
+  for (const std::optional<double>& number : {options.target_bpw, options.max_kl})
+    if (number && !(*number > 0 && std::isfinite(*number)))
+      return error{errc::invalid_argument, "a target must be a positive number", "target"};
+  for (const calibration_text& one : options.calibration)
+    if (one.text.empty()) return error{errc::invalid_argument, "the calibration text is empty", one.name};
+  if (options.calibration.empty()) {
+    if (has_target(options))
+      return error{errc::invalid_argument, "choosing types by a target needs text to measure with", "calibration"};
+    if (options.method == method::gptq || options.method == method::awq)
+      return error{errc::invalid_argument,
+                   "the method " + std::string(to_string(options.method)) + " needs text to measure activations with",
+                   "calibration"};
+    if (options.rotate && options.importance != nullptr)
+      return error{errc::invalid_argument,
+                   "a rotation changes the activations: give calibration text instead of an importance matrix",
+                   "importance"};
+  }
+  std::error_code ignored;
+  if (!options.dry_run && out.has_parent_path() && !std::filesystem::is_directory(out.parent_path(), ignored))
+    return error{errc::not_found, "the folder to write into does not exist", out.string()};
+  if (has_target(options) && out.extension() == ".safetensors")
+    return error{errc::invalid_argument,
+                 "types chosen by a target are GGUF's: write a file whose name ends with .gguf, or give a type",
+                 "type"};
+  FLYWHEEL_TRY(const override_list overrides, override_list::compile(options.overrides));
+  if (!has_target(options)) {
+    FLYWHEEL_TRY(const decision made, by_type(from, options, overrides));
+    return check_types(from, out, made.types, made.sparing, options);
+  }
+  FLYWHEEL_TRY(const std::vector<std::optional<dtype>> fixed, fixed_types(from, overrides));
+  std::vector<dtype> types;
+  for (std::size_t i = 0; i < fixed.size(); ++i) types.push_back(fixed[i].value_or(from.tensors()[i].type));
+  return check_types(from, out, types, false, options);
 }
 
 std::string all_text(const quantize_options& options) {
@@ -417,16 +470,12 @@ result<quantize_report> quantize_model(const io::archive& original, const std::f
   return flywheel::detail::guarded([&]() -> result<quantize_report> {
     const auto start = std::chrono::steady_clock::now();
     FLYWHEEL_CHECK(check_source(original, out, asked));
+    FLYWHEEL_CHECK(check_request(original, out, asked));
     flywheel::context ctx = asked.context;
     if (!ctx) {
       FLYWHEEL_TRY(ctx, context::create());
     }
     quantize_options options = asked;
-    const bool calibrates = options.method == method::gptq || options.method == method::awq;
-    if (calibrates && options.calibration.empty())
-      return error{errc::invalid_argument,
-                   "the method " + std::string(to_string(options.method)) + " needs text to measure activations with",
-                   "calibration"};
     // What is written: the model itself, or one that computes the same and is easier to round. Its activations are
     // others, so importance is measured again.
     io::archive from = original;
@@ -435,20 +484,22 @@ result<quantize_report> quantize_model(const io::archive& original, const std::f
       options.importance = nullptr;
     }
     importance_matrix collected;
-    if (options.importance == nullptr && !options.calibration.empty()) {
+    const auto measure_importance = [&]() -> result<void> {
       FLYWHEEL_TRY(collected, collect(from, options, ctx));
       options.importance = &collected;
-    }
+      options.importance_file.clear();  // the metadata names what was used
+      return {};
+    };
+    if (options.importance == nullptr && !options.calibration.empty()) FLYWHEEL_CHECK(measure_importance());
     FLYWHEEL_TRY(decision made, decide(from, options, ctx));
     if (options.method == method::awq) {
       FLYWHEEL_TRY(from, scaled(from, made.types, options, ctx));
-      FLYWHEEL_TRY(collected, collect(from, options, ctx));
-      options.importance = &collected;
+      FLYWHEEL_CHECK(measure_importance());
       // Tensors that were scaled are f32 now, also those that stay.
       for (std::size_t i = 0; i < made.types.size(); ++i)
         if (!may_quantize(from.tensors()[i])) made.types[i] = from.tensors()[i].type;
     }
-    FLYWHEEL_CHECK(check_types(from, made, options));
+    FLYWHEEL_CHECK(check_types(from, out, made.types, made.sparing, options));
 
     quantize_report report = report_of(original, from, made);
     if (options.dry_run) return report;

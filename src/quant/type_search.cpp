@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -44,6 +45,12 @@ class memory_source final : public io::byte_source {
  private:
   std::vector<std::byte> bytes_;
 };
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
+}
 
 /// Tensors whose effect is measured together.
 struct unit {
@@ -334,14 +341,15 @@ class search {
   result<std::vector<std::size_t>> within_kl(double kl) {
     const std::uint64_t least = least_bytes(choices_);
     std::uint64_t most = 0;
-    for (const std::vector<choice>& c : choices_)
-      most += std::max_element(c.begin(), c.end(), [](const choice& a, const choice& b) {
-                return a.bytes < b.bytes;
-              })->bytes;
-    std::vector<std::size_t> best;
+    std::vector<std::size_t> best, largest;
+    for (const std::vector<choice>& c : choices_) {
+      const auto top =
+          std::max_element(c.begin(), c.end(), [](const choice& a, const choice& b) { return a.bytes < b.bytes; });
+      largest.push_back(static_cast<std::size_t>(top - c.begin()));
+      most += top->bytes;
+    }
     double ratio = 1;  // measured by predicted
     std::uint64_t low = least, high = most;
-    double reached = 0;
     for (int round = 0; round < 6 && low < high; ++round) {
       // The fewest bytes whose prediction, corrected, is within the target.
       std::uint64_t a = low, b = high;
@@ -360,18 +368,25 @@ class search {
       } else {
         low = b;
       }
-      reached = c.kl.value;
       if (predicted > 0) ratio = c.kl.value / predicted;
       if (round == 0) {
         FLYWHEEL_CHECK(correct(picked));
         ratio = 1;
       }
     }
-    if (best.empty())
-      return error{errc::invalid_argument,
-                   "no choice of types was found with that KL divergence; the last had " + std::to_string(reached),
-                   "target"};
-    return best;
+    if (!best.empty()) return best;
+    // Nothing smaller does, or nothing is free to choose. The original itself diverges by nothing, whatever the
+    // baseline's stored form makes of it.
+    bool original = true;
+    for (std::size_t i = 0; i < largest.size(); ++i)
+      original = original && choices_[i][largest[i]].type == from_.tensors()[i].type;
+    if (original) return largest;
+    FLYWHEEL_TRY(const evaluate::comparison c, compare(fit_, largest));
+    if (c.kl.value <= kl) return largest;
+    return error{errc::invalid_argument,
+                 "no choice of types has a KL divergence of " + short_number(kl) + "; the largest types have " +
+                     short_number(c.kl.value),
+                 "target"};
   }
 
   const io::archive& from_;

@@ -111,6 +111,39 @@ TEST_CASE("evaluate refuses what cannot be compared") {
                 "too few");
 }
 
+TEST_CASE("evaluate loses nothing to its plot, and runs nothing before all models are there") {
+  const pair_of_models m;
+  const auto command = [&](const std::string& second, const std::string& plot) {
+    return flywheel_command({"evaluate", m.rounded, second, "--baseline", m.base.path, "--text", m.text, "--ctx", "32",
+                             "--windows", "1", "--plot", plot});
+  };
+  for (const std::string& input : {m.rounded, m.base.path, m.text}) {
+    const std::string before = slurp(input);
+    check_failure(command(m.coarse, input), 2, "--plot");
+    CHECK(slurp(input) == before);
+  }
+  check_failure(command(m.coarse, (m.base.folder / "no/x.svg").string()), 1, "--plot");
+  // A missing model is found before the baseline meets the text that it cannot use.
+  check_failure(
+      flywheel_command({"evaluate", m.rounded, "/no/such.gguf", "--baseline", m.base.path, "--text", "-"}, "a"), 1,
+      "/no/such.gguf");
+}
+
+TEST_CASE("evaluate has no error of one position") {
+  const pair_of_models m;
+  const arguments command = {"evaluate", m.coarse, "--baseline", m.base.path, "--text",
+                             m.text,     "--ctx",  "4",          "--windows", "1"};
+  arguments as_json = command;
+  as_json.emplace_back("--json");
+  const json text = flywheel_command(as_json).parsed().at("models")[0].at("texts")[0];
+  REQUIRE(text.at("positions") == 1);
+  for (const char* figure : {"perplexity", "kl", "same_top", "delta_p_rms"})
+    CHECK(text.at(figure).at("error").is_null());
+  const finished readable = flywheel_command(command);
+  CHECK(readable.out.find("± -") != std::string::npos);
+  CHECK(readable.out.find("nan") == std::string::npos);
+}
+
 TEST_CASE("imatrix collects into a file and shows it") {
   const pair_of_models m;
   const std::string out = (m.base.folder / "i.gguf").string();
@@ -140,6 +173,14 @@ TEST_CASE("imatrix collects into a file and shows it") {
   check_failure(flywheel_command({"imatrix", m.base.path, "-", "-o", nothing}, "short"), 1, "too few");
   CHECK(!std::filesystem::exists(nothing));
   check_failure(flywheel_command({"imatrix", m.base.path, m.text}), 2, "--out");
+  for (const std::string& input : {m.base.path, m.text}) {
+    const std::string before = slurp(input);
+    check_failure(flywheel_command({"imatrix", m.base.path, m.text, "-o", input, "--chunk", "32"}), 2, "--out");
+    CHECK(slurp(input) == before);
+  }
+  // The folder is missed before the text is found to be too short.
+  check_failure(flywheel_command({"imatrix", m.base.path, "-", "-o", (m.base.folder / "no/x").string()}, "short"), 1,
+                "no/x");
   check_failure(flywheel_command({"imatrix", m.base.path, "-o", nothing}), 2, "TEXT");
   check_failure(flywheel_command({"imatrix", "--show", m.base.path}), 1, "no importance matrix");
 }

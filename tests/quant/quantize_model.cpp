@@ -159,6 +159,7 @@ TEST_CASE("Nonsense is refused and leaves nothing") {
   refused({.type = "I32"}, "I32");
   refused({.type = "Q4_0", .overrides = {{"attn_(v", dtype::q8_0}}}, "attn_(v");
   refused({.type = "Q2_K_S"}, "importance");
+  refused({.type = "Q4_0", .calibration = {{"nothing.txt", ""}}}, "nothing.txt");
   refused({.type = "Q8_0"}, "blk.0.bad.weight");
   refused({.type = "Q8_0"}, "[2, 7]");
   CHECK(quantize_model(f.from, f.in, {.type = "Q8_0"}).error().code == errc::invalid_argument);
@@ -173,6 +174,104 @@ TEST_CASE("What is quantized already is taken on request only") {
   CHECK(quantize_model(once, f.out, {.type = "Q4_0"}).error().where == "allow_requantize");
   quantize_model(once, f.out, {.type = "Q4_0", .pure = true, .allow_requantize = true}).value();
   CHECK(io::archive::open(f.out).value().find("blk.0.attn_q.weight")->type == dtype::q4_0);
+}
+
+/// Text to measure on, and a model whose outputs differ by what is rounded.
+std::vector<quant::calibration_text> texts() {
+  std::string words;
+  for (int i = 0; i < 400; ++i) words += i % 3 == 0 ? "hello the world " : "and the other thing in here ";
+  return {{"words", std::move(words)}};
+}
+quantize_options measuring() {
+  quantize_options options{
+      .method = quant::method::nearest, .calibration = texts(), .calibration_ctx = 32, .calibration_windows = 8};
+  return options;
+}
+
+TEST_CASE("Types chosen by a target keep to it") {
+  const fixture f({.hidden = 256, .layers = 1, .ffn = 256, .weights = dtype::f16});
+  SECTION("bits per weight") {
+    constexpr double bits = 5;
+    quantize_options options = measuring();
+    options.target_bpw = bits;
+    const quant::quantize_report report = quantize_model(f.from, f.out, options).value();
+    INFO(report.bits_per_weight);
+    CHECK(report.bits_per_weight <= bits);
+    CHECK(report.bits_per_weight > 0.995 * bits);
+    REQUIRE(report.measured);
+    CHECK(report.measured->kl.value > 0);
+  }
+  SECTION("the file's bytes") {
+    quantize_options options = measuring();
+    options.target_bytes = 250'000;
+    (void)quantize_model(f.from, f.out, options).value();
+    CHECK(std::filesystem::file_size(f.out) <= 250'000);
+    CHECK(std::filesystem::file_size(f.out) > 240'000);
+  }
+  SECTION("divergence") {
+    quantize_options options = measuring();
+    options.dry_run = true;
+    options.target_bpw = 4.5;
+    const double coarse = quantize_model(f.from, f.out, options).value().measured->kl.value;
+    options.target_bpw.reset();
+    options.max_kl = coarse;
+    const quant::quantize_report report = quantize_model(f.from, f.out, options).value();
+    CHECK(report.measured->kl.value <= 1.2 * coarse);  // that of other windows
+    CHECK(report.bits_per_weight < 5.5);
+    options.max_kl = coarse / 20;
+    const quant::quantize_report finer = quantize_model(f.from, f.out, options).value();
+    CHECK(finer.measured->kl.value <= 1.2 * coarse / 20);
+    CHECK(finer.bits_per_weight > report.bits_per_weight);
+  }
+  SECTION("without bound: nothing changes") {
+    for (const int which : {0, 1, 2}) {
+      quantize_options options = measuring();
+      options.dry_run = true;
+      if (which == 0) options.target_bpw = 1e300;
+      if (which == 1) options.max_kl = 1e-12;
+      if (which == 2) options.target_bytes = std::numeric_limits<std::uint64_t>::max();
+      const quant::quantize_report report = quantize_model(f.from, f.out, options).value();
+      CHECK(report.bytes == report.bytes_before);
+      CHECK(report.measured->kl.value < 1e-8);
+    }
+  }
+  SECTION("with nothing left to choose") {
+    quantize_options options = measuring();
+    options.overrides = {{".*", dtype::q4_k}};
+    options.max_kl = 10;
+    const quant::quantize_report report = quantize_model(f.from, f.out, options).value();
+    CHECK(io::archive::open(f.out).value().find("blk.0.attn_q.weight")->type == dtype::q4_k);
+    options.max_kl = 1e-9;
+    const auto out_of_reach = quantize_model(f.from, f.out, options);
+    REQUIRE(!out_of_reach);
+    CHECK(out_of_reach.error().where == "target");
+    CHECK(out_of_reach.error().message.find("1e-09") != std::string::npos);
+  }
+  SECTION("safetensors has none of their types") {
+    quantize_options options = measuring();
+    options.target_bpw = 4;
+    CHECK(quantize_model(f.from, f.folder / "b.safetensors", options).error().where == "type");
+    CHECK(f.files() == 1);
+  }
+}
+
+TEST_CASE("Importance of other activations is refused, or not named") {
+  const fixture f;
+  quant::importance_matrix m;
+  m.entries["blk.0.attn_q.weight"] = {256, std::vector<float>(256, 2.0F), {1.0F}};
+  quantize_options options = measuring();
+  options.type = "Q4_0";
+  options.importance = &m;
+  options.importance_file = "m.gguf";
+  SECTION("rotated") { options.rotate = true; }
+  SECTION("scaled") { options.method = quant::method::awq; }
+  (void)quantize_model(f.from, f.out, options).value();
+  const io::archive to = io::archive::open(f.out).value();
+  CHECK_FALSE(to.metadata().contains("quantize.imatrix.file"));
+  CHECK(to.metadata().string("quantize.imatrix.dataset").value() == "words");
+  if (!options.rotate) return;
+  options.calibration.clear();
+  CHECK(quantize_model(f.from, f.folder / "c.gguf", options).error().where == "importance");
 }
 
 TEST_CASE("Importance belongs to its tensor and is named in the file") {

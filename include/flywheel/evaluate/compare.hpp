@@ -40,7 +40,7 @@ struct text_options {
                                                                    std::string_view text,
                                                                    const text_options& options = {});
 
-/// A figure and its standard error.
+/// A figure and its standard error, which is NaN where there is one position only.
 struct estimate {
   double value = 0;
   double error = 0;

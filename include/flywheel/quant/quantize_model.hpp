@@ -60,8 +60,10 @@ struct quantize_options {
   std::string importance_file = {};               ///< Its name, for the metadata.
   /// Measures what targets and methods ask for; and importance, where none is given.
   std::vector<calibration_text> calibration = {};
-  std::int32_t calibration_ctx = 256;      ///< Tokens of a window of it.
-  std::int64_t calibration_windows = 256;  ///< At most so many windows, evenly from all texts; 0: all.
+  std::int32_t calibration_ctx = 256;  ///< Tokens of a window of it.
+  /// At most so many windows, evenly from all texts; 0: all. A choice of types by a target runs the model on them many
+  /// times and takes 4 to 48 of them.
+  std::int64_t calibration_windows = 256;
   /// Of gptq: bytes of activations' second moments at a time, which decides how often the text is passed through the
   /// model. Later passes see what earlier ones rounded; with 0 there is one for every place in the graph.
   std::uint64_t memory = std::uint64_t{4} << 30;
@@ -89,20 +91,21 @@ struct quantize_report {
   std::uint64_t resumed = 0;                  ///< Tensors that an interrupted run had written.
   double seconds = 0;
   /// Where a target was given: the KL divergence that was predicted, as a sum over tensors, and what was measured on
-  /// calibration text that nothing was fitted to.
+  /// calibration text that types were not fitted to. Importance that is collected has seen all of the text.
   std::optional<double> predicted_kl;
   std::optional<evaluate::comparison> measured;
 };
 
 /// Writes `from`, a GGUF model or a translated Hugging Face folder (open_model_archive), to `out` with its matrices in
 /// smaller types: GGUF, or safetensors where the name ends with .safetensors. A few MiB of a tensor are in memory at
-/// once; while types are chosen by a target, the model and its quantized tensors. Until it is complete the file is
-/// called `out`.partial; after an interruption (cancelled, killed, a full disk) the same call goes on after the last
-/// complete tensor, and its file equals that of an uninterrupted one, byte for byte. The same bytes for any number of
-/// threads. Errors: invalid_argument (none or several of type and targets; a target out of reach, saying what can be
-/// reached; no calibration text, or one that is too short; an unknown type; no encoder for it; a type that needs
-/// importance without it; a quantized source without allow_requantize; `out` is `from`; NaN or infinity, naming tensor
-/// and index), unsupported (no model), cancelled, io, and those of reading.
+/// once; while types are chosen by a target, the model and what is changed of it (docs/quantization.md). Until it is
+/// complete the file is called `out`.partial; after an interruption (cancelled, killed, a full disk) the same call goes
+/// on after the last complete tensor, and its file equals that of an uninterrupted one, byte for byte. The same bytes
+/// for any number of threads. Errors: invalid_argument (none or several of type and targets; a target out of reach,
+/// saying what can be reached; no calibration text, or one that is too short; an unknown type; no encoder for it; a
+/// type that needs importance without it, or that the container does not have; importance for a model that is rotated,
+/// which needs calibration text; a quantized source without allow_requantize; `out` is `from`; NaN or infinity, naming
+/// tensor and index), unsupported (no model), cancelled, io, and those of reading.
 [[nodiscard]] FLYWHEEL_API result<quantize_report> quantize_model(const io::archive& from,
                                                                   const std::filesystem::path& out,
                                                                   const quantize_options& options);
