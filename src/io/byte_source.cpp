@@ -28,6 +28,7 @@ class memory_source final : public byte_source {
       return {};
     });
   }
+  [[nodiscard]] const mapped_file* file() const noexcept { return file_.get(); }
   void release(std::uint64_t offset, std::uint64_t length) const noexcept override {
     if (file_ && offset <= bytes_.size() && length <= bytes_.size() - offset)
       file_->release(static_cast<std::size_t>(offset), static_cast<std::size_t>(length));
@@ -65,6 +66,15 @@ source_ptr make_source(std::shared_ptr<const mapped_file> file) {
 source_ptr make_source(std::span<const std::byte> bytes) { return std::make_shared<memory_source>(bytes, nullptr); }
 
 source_ptr make_source(const reader_callback& reader) { return std::make_shared<callback_source>(reader); }
+
+std::vector<std::filesystem::path> files_of(const archive& of) {
+  std::vector<std::filesystem::path> files;
+  for (const source_ptr& source : of.sources())
+    if (const auto* addressable = dynamic_cast<const memory_source*>(source.get());
+        addressable != nullptr && addressable->file() != nullptr)
+      files.push_back(addressable->file()->path());
+  return files;
+}
 
 }  // namespace detail
 }  // namespace flywheel::inline v0::io

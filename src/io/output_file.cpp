@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <system_error>
 #include <utility>
 
@@ -32,7 +33,9 @@ int open_new(const std::filesystem::path& path) {
 int open_kept(const std::filesystem::path& path) {
   return _wopen(path.c_str(), _O_CREAT | _O_RDWR | _O_BINARY, _S_IREAD | _S_IWRITE);
 }
+constexpr bool open_files_can_move = false;
 bool lock_file(int) { return true; }  // Windows refuses to rename a file that another process holds open
+bool is_at(int, const std::filesystem::path&) { return true; }
 std::ptrdiff_t write_some(int handle, const std::byte* data, std::size_t n) {
   return _write(handle, data, static_cast<unsigned>(n));
 }
@@ -48,9 +51,20 @@ void sync_folder(const std::filesystem::path&) {}
 int open_new(const std::filesystem::path& path) {
   return ::open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
 }
-int open_kept(const std::filesystem::path& path) { return ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666); }
+/// Not through a link, and without waiting at a pipe.
+int open_kept(const std::filesystem::path& path) {
+  return ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+}
+constexpr bool open_files_can_move = true;
 /// File systems without locks say so; two runs at once are then the user's to avoid.
 bool lock_file(int handle) { return ::flock(handle, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
+/// Whether this regular file is what the path names.
+bool is_at(int handle, const std::filesystem::path& path) {
+  struct stat opened {
+  }, named{};
+  return ::fstat(handle, &opened) == 0 && ::lstat(path.c_str(), &named) == 0 && S_ISREG(opened.st_mode) &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
 std::ptrdiff_t write_some(int handle, const std::byte* data, std::size_t n) { return ::write(handle, data, n); }
 std::ptrdiff_t read_some(int handle, std::byte* data, std::size_t n) { return ::read(handle, data, n); }
 bool seek_file(int handle, std::uint64_t to) { return ::lseek(handle, static_cast<off_t>(to), SEEK_SET) >= 0; }
@@ -85,7 +99,33 @@ error no_folder(const std::string& where) {
   return {errc::not_found, "the folder to write into does not exist", where};
 }
 
+error not_ours(const char* what, const std::filesystem::path& path) {
+  return {errc::invalid_argument, std::string(what) + "; remove it, or choose another name for the output",
+          path.string()};
+}
+
+/// Error: invalid_argument, for links and whatever else is no file to go on with.
+result<void> check_plain(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const auto status = std::filesystem::symlink_status(path, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    return not_ours("something that is no regular file is where work in progress belongs", path);
+  return {};
+}
+
 }  // namespace
+
+std::uint64_t occupied_bytes(const std::filesystem::path& path) noexcept {
+#if defined(_WIN32)
+  std::error_code failure;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, failure);
+  return failure ? 0 : bytes;
+#else
+  constexpr std::uint64_t block = 512;  // of st_blocks, whatever the file system's own are
+  struct stat facts {};
+  return ::stat(path.c_str(), &facts) == 0 ? static_cast<std::uint64_t>(facts.st_blocks) * block : 0;
+#endif
+}
 
 result<output_file> output_file::prepare(const std::filesystem::path& path) {
   output_file file;
@@ -124,17 +164,50 @@ result<output_file> output_file::resume(const std::filesystem::path& path) {
   file.resumable_ = true;
   file.temporary_ = file.path_;
   file.temporary_ += ".partial";
-  file.handle_ = open_kept(file.temporary_);
-  if (file.handle_ < 0)
-    return errno == ENOENT ? no_folder(file.where_) : file.refused("create a file beside it", errno);
-  if (!lock_file(file.handle_)) return error{errc::io, "another process is writing this file", file.where_};
+  for (unsigned attempt = 0;; ++attempt) {
+    FLYWHEEL_CHECK(check_plain(file.temporary_));
+    file.handle_ = open_kept(file.temporary_);
+    if (file.handle_ < 0)
+      return errno == ENOENT ? no_folder(file.where_) : file.refused("create a file beside it", errno);
+    if (!lock_file(file.handle_) || attempt == 100)
+      return error{errc::io, "another process is writing this file", file.where_};
+    // Another run may have renamed or removed it before it gave up the lock.
+    if (is_at(file.handle_, file.temporary_)) break;
+    file.close();
+  }
+  FLYWHEEL_CHECK(file.claim());
   return file;
+}
+
+result<void> output_file::claim() {
+  std::error_code ignored;
+  const bool fresh = std::filesystem::file_size(temporary_, ignored) == 0;
+  resumable_ = !fresh;
+  std::filesystem::path journal = temporary_;
+  journal += ".journal";
+  FLYWHEEL_CHECK(check_plain(journal));
+  std::string mark(journal_mark.size(), ' ');
+  std::ifstream in(journal, std::ios::binary);
+  in.read(mark.data(), static_cast<std::streamsize>(mark.size()));
+  const bool empty = in.gcount() == 0, ours = in && mark == journal_mark;
+  if (!ours && !empty) return not_ours("this is no journal of work in progress", journal);
+  if (!ours && !fresh)
+    return not_ours("this file has no journal that says it is an earlier run's work in progress", temporary_);
+  journal_ = std::move(journal);
+  if (ours) return {};
+  // Before the first byte: whenever the process dies, the next run knows the file.
+  std::ofstream out(journal_, std::ios::binary);
+  out << journal_mark << '\n';
+  out.close();
+  if (!out) return refused("create a journal beside it", errno);
+  return {};
 }
 
 output_file::output_file(output_file&& other) noexcept
     : path_(std::move(other.path_)),
       folder_(std::move(other.folder_)),
-      temporary_(std::move(other.temporary_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      journal_(std::exchange(other.journal_, {})),
       where_(std::move(other.where_)),
       pending_(std::move(other.pending_)),
       position_(other.position_),
@@ -146,7 +219,8 @@ output_file& output_file::operator=(output_file&& other) noexcept {
     discard();
     path_ = std::move(other.path_);
     folder_ = std::move(other.folder_);
-    temporary_ = std::move(other.temporary_);
+    temporary_ = std::exchange(other.temporary_, {});
+    journal_ = std::exchange(other.journal_, {});
     where_ = std::move(other.where_);
     pending_ = std::move(other.pending_);
     position_ = other.position_;
@@ -159,10 +233,19 @@ output_file& output_file::operator=(output_file&& other) noexcept {
 output_file::~output_file() { discard(); }
 
 void output_file::discard() noexcept {
-  if (handle_ < 0) return;
-  (void)close_file(std::exchange(handle_, -1));
+  if (!open_files_can_move) close();
   std::error_code ignored;
-  if (!resumable_) std::filesystem::remove(temporary_, ignored);
+  if (!resumable_) {
+    std::filesystem::remove(temporary_, ignored);
+    std::filesystem::remove(journal_, ignored);
+  }
+  temporary_.clear();
+  journal_.clear();
+  close();  // and with it the lock
+}
+
+void output_file::close() noexcept {
+  if (handle_ >= 0) (void)close_file(std::exchange(handle_, -1));
 }
 
 void output_file::abandon() noexcept {
@@ -237,20 +320,16 @@ result<void> output_file::commit() {
   if (handle_ < 0) return error{errc::invalid_argument, "the file was closed after an error or at its end", where_};
   FLYWHEEL_CHECK(flush());
   if (sync_file(handle_) != 0) return refused("flush to the device", errno);
-  if (close_file(std::exchange(handle_, -1)) != 0) {
-    const int code = errno;
-    std::error_code ignored;
-    std::filesystem::remove(temporary_, ignored);
-    return refused("close", code);
-  }
+  if (!open_files_can_move) close();
   std::error_code failure;
   std::filesystem::rename(temporary_, path_, failure);
-  if (failure) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary_, ignored);
-    return error{errc::io, "cannot rename the temporary file: " + failure.message(), where_};
-  }
-  sync_folder(folder_);  // nothing may fail any more: the file is there
+  if (failure) return refused("rename the temporary file", failure.value());
+  // Nothing may fail any more: the file is there, and flushed.
+  std::filesystem::remove(journal_, failure);
+  temporary_.clear();
+  journal_.clear();
+  sync_folder(folder_);
+  close();
   return {};
 }
 

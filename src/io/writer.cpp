@@ -53,7 +53,6 @@ struct writer::state {
   std::uint64_t written = 0;  ///< Bytes of it.
   bool finished = false;
   // Of a resumable writer.
-  std::filesystem::path journal_path;
   stream journal;
   flywheel::detail::checksum sum;  ///< Of the current tensor.
 
@@ -100,18 +99,17 @@ struct writer::state {
   result<void> line(const std::string& text) {
     const std::string whole = text + "\n";
     if (std::fwrite(whole.data(), 1, whole.size(), journal.get()) != whole.size() || std::fflush(journal.get()) != 0)
-      return error{errc::io, "cannot write: " + std::generic_category().message(errno), journal_path.string()};
+      return error{errc::io, "cannot write: " + std::generic_category().message(errno), out.journal().string()};
     return {};
   }
   /// Finds out what an earlier run with this key completed, and opens the journal.
   result<void> go_on(std::string_view key) {
-    journal_path = out.temporary();
-    journal_path += ".journal";
     std::vector<std::byte> bytes(static_cast<std::size_t>(offsets.empty() ? end : offsets[0]));
     FLYWHEEL_CHECK(out.read(0, bytes));
     sum.add(bytes);
-    const std::string first = "flywheel 1 " + hexadecimal(sum.value()) + " " + std::string(key);
-    const std::vector<std::string> lines = whole_lines(journal_path);
+    const std::string first =
+        std::string(detail::journal_mark) + " " + hexadecimal(sum.value()) + " " + std::string(key);
+    const std::vector<std::string> lines = whole_lines(out.journal());
     if (!lines.empty() && lines[0] == first)
       for (std::size_t i = 1; i < lines.size(); ++i) {
         char* rest = nullptr;
@@ -120,17 +118,23 @@ struct writer::state {
         FLYWHEEL_TRY(const std::string found, checksum_of(static_cast<std::size_t>(tensor)));
         if (found == rest + 1) done[static_cast<std::size_t>(tensor)] = true;
       }
-    journal.reset(std::fopen(journal_path.string().c_str(), "wb"));
-    if (!journal)
-      return error{errc::io, "cannot create it: " + std::generic_category().message(errno), journal_path.string()};
-    FLYWHEEL_CHECK(line(first));
+    std::string anew = first + "\n";
     for (std::size_t i = 0; i < names.size(); ++i)
       if (done[i]) {
         FLYWHEEL_TRY(const std::string found, checksum_of(i));
-        FLYWHEEL_CHECK(line(std::to_string(i) + " " + found));
+        anew += std::to_string(i) + " " + found + "\n";
       }
+    // Replaced at once: a process that dies here leaves the old one.
+    FLYWHEEL_TRY(detail::output_file replaced, detail::output_file::create(out.journal()));
+    FLYWHEEL_CHECK(replaced.write(std::as_bytes(std::span(anew))));
+    FLYWHEEL_CHECK(replaced.commit());
+    journal.reset(std::fopen(out.journal().string().c_str(), "ab"));
+    if (!journal)
+      return error{errc::io, "cannot open it: " + std::generic_category().message(errno), out.journal().string()};
     start();
-    return out.resize(end);  // a file of the right size can be opened and read while it is being written
+    FLYWHEEL_CHECK(out.resize(end));  // a file of the right size can be opened and read while it is being written
+    out.keep();
+    return {};
   }
   /// Of what the file holds where the tensor belongs; empty when it is not there.
   result<std::string> checksum_of(std::size_t tensor) {
@@ -143,12 +147,6 @@ struct writer::state {
       found.add(piece);
     }
     return hexadecimal(found.value());
-  }
-  void drop_journal() noexcept {
-    if (!journal) return;
-    journal.reset();
-    std::error_code ignored;
-    std::filesystem::remove(journal_path, ignored);
   }
   [[nodiscard]] error refuse(std::string message) const {
     return {errc::invalid_argument, std::move(message),
@@ -246,8 +244,8 @@ result<std::filesystem::path> writer::partial() {
 
 void writer::abandon() noexcept {
   if (!state_) return;
+  state_->journal.reset();
   state_->out.abandon();
-  state_->drop_journal();
 }
 
 result<void> writer::finish() {
@@ -262,9 +260,8 @@ result<void> writer::finish() {
       return s.refuse("the tensor lacks " + std::to_string(s.layout.bytes[s.current] - s.written) + " bytes");
     s.finished = true;
     if (s.journal) FLYWHEEL_CHECK(s.out.resize(s.end));
-    FLYWHEEL_CHECK(s.out.commit());
-    s.drop_journal();
-    return {};
+    s.journal.reset();
+    return s.out.commit();
   });
 }
 

@@ -8,6 +8,8 @@
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/formats/formats.hpp"
+#include "src/io/byte_source.hpp"
+#include "src/io/output_file.hpp"
 #include "src/model/device_safetensors.hpp"
 
 namespace flywheel::inline v0::detail {
@@ -20,24 +22,57 @@ std::uint64_t stored_bytes(const io::tensor_info& tensor, dtype type) noexcept {
   return static_cast<std::uint64_t>(tensor.dims.rows()) * row_bytes(type, tensor.dims.cols());
 }
 
-/// Error: io, when the folder says that it has less room than that. What is there already takes none.
-result<void> check_space(const std::filesystem::path& out, std::uint64_t bytes) {
+/// A name beside the file; when that is a link: beside the one it leads to, as the writer has it.
+std::filesystem::path beside(const std::filesystem::path& path, const char* suffix) {
+  std::error_code failure;
+  std::filesystem::path file = std::filesystem::canonical(path, failure);
+  if (failure) file = path;
+  file += suffix;
+  return file;
+}
+
+/// "1.5 MiB", or whole bytes below 1 MiB.
+std::string in_mib(std::uint64_t bytes) {
+  if (bytes < (1U << 20)) return std::to_string(bytes) + " bytes";
+  return std::to_string(bytes >> 20) + "." + std::to_string((bytes >> 10) % 1024 * 10 / 1024) + " MiB";
+}
+
+/// Error: io, when the folder says that it has less room than that. What the file to go on with has takes none.
+result<void> check_space(const std::filesystem::path& out, std::uint64_t bytes, bool resumable) {
   std::error_code failure;
   const std::filesystem::path folder = out.has_parent_path() ? out.parent_path() : ".";
   const std::filesystem::space_info space = std::filesystem::space(folder, failure);
   if (failure) return {};
-  std::filesystem::path partial = out;
-  partial += ".partial";
-  std::uint64_t there = std::filesystem::file_size(partial, failure);
-  if (failure) there = 0;
+  const std::uint64_t there = resumable ? io::detail::occupied_bytes(beside(out, ".partial")) : 0;
   if (space.available + there >= bytes) return {};
   return error{errc::io,
-               "the file will have " + std::to_string(bytes >> 20) + " MiB, but only " +
-                   std::to_string(space.available >> 20) + " MiB are free there",
+               "the file will have " + in_mib(bytes) + ", but only " + in_mib(space.available) + " are free there",
                out.string()};
 }
 
 }  // namespace
+
+result<void> check_apart(const io::archive& from, const std::filesystem::path& out, bool resumable) {
+  std::vector<std::filesystem::path> inputs = io::detail::files_of(from);
+  inputs.push_back(from.path());
+  std::error_code ignored;
+  for (std::filesystem::directory_iterator it(from.path(), ignored), end; !ignored && it != end; it.increment(ignored))
+    // What an earlier run wrote into the folder is none of the model's: its weights are in safetensors files.
+    if (const auto kind = it->path().extension(); kind != ".gguf" && kind != ".partial" && kind != ".journal")
+      inputs.push_back(it->path());
+  for (const char* suffix : {"", ".partial", ".partial.journal"}) {
+    if (*suffix != 0 && !resumable) break;
+    const std::filesystem::path written = beside(out, suffix);
+    for (const std::filesystem::path& input : inputs)
+      if (std::error_code failure; std::filesystem::equivalent(input, written, failure))
+        return error{errc::invalid_argument,
+                     (*suffix == 0 ? "the model cannot be written over itself"
+                                   : "work in progress would be written over the model in " + written.string()) +
+                         std::string("; give another name"),
+                     out.string()};
+  }
+  return {};
+}
 
 result<void> encode_plainly(dtype type, std::int64_t cols, std::span<const float> rows,
                             std::span<std::byte> stored) noexcept {
@@ -75,7 +110,8 @@ result<tensor_pipeline> tensor_pipeline::create(const io::archive& from, const s
   if (made.safetensors_) {
     FLYWHEEL_TRY(meta, to_strings(meta));
   }
-  FLYWHEEL_CHECK(check_space(out, made.total_));
+  FLYWHEEL_CHECK(check_apart(from, out, made.resumable_));
+  FLYWHEEL_CHECK(check_space(out, made.total_, made.resumable_));
   const io::container kind = made.safetensors_ ? io::container::safetensors : io::container::gguf;
   auto writer =
       resume_key ? io::writer::resume(out, kind, meta, plans, *resume_key) : io::writer::create(out, kind, meta, plans);

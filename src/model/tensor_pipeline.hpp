@@ -28,7 +28,7 @@ class tensor_pipeline {
 
   /// `types` [tensors]: what each tensor of `from` becomes, in that order. A file name that ends with .safetensors gets
   /// that container, with device formats taken apart. `resume_key`: as io::writer::resume has it; none: not resumable.
-  /// Errors: io (not enough free space too), those of the writer.
+  /// Errors: io (not enough free space too), those of check_apart and of the writer.
   [[nodiscard]] static result<tensor_pipeline> create(const io::archive& from, const std::filesystem::path& out,
                                                       io::metadata meta, std::span<const dtype> types,
                                                       std::optional<std::string> resume_key, const context& ctx,
@@ -79,6 +79,10 @@ class tensor_pipeline {
   std::uint64_t done_ = 0, total_ = 0;
   bool safetensors_ = false, resumable_ = false;
 };
+
+/// Error: invalid_argument, when `out`, or a file beside it that a `resumable` writer uses, is one of the files that
+/// `from` reads, or belongs to its folder.
+[[nodiscard]] result<void> check_apart(const io::archive& from, const std::filesystem::path& out, bool resumable);
 
 /// An encoder for whole rows of `cols` by the format's plain rounding.
 [[nodiscard]] result<void> encode_plainly(dtype type, std::int64_t cols, std::span<const float> rows,

@@ -14,6 +14,7 @@
 #include "flywheel/quant/transform.hpp"
 #include "flywheel/version.hpp"
 #include "src/core/checksum.hpp"
+#include "src/io/byte_source.hpp"
 #include "src/io/safetensors.hpp"
 #include "src/model/device_safetensors.hpp"
 #include "src/model/tensor_pipeline.hpp"
@@ -195,9 +196,7 @@ result<decision> decide(const io::archive& from, const quantize_options& options
 result<void> check_source(const io::archive& from, const std::filesystem::path& out, const quantize_options& options) {
   if (!from.metadata().contains("general.architecture"))
     return error{errc::unsupported, "this is no model: it has no metadata that says which", from.path().string()};
-  std::error_code ignored;
-  if (!from.path().empty() && std::filesystem::equivalent(from.path(), out, ignored))
-    return error{errc::invalid_argument, "the model cannot be written over itself; give another name", out.string()};
+  FLYWHEEL_CHECK(flywheel::detail::check_apart(from, out, true));
   if (!options.allow_requantize)
     for (const io::tensor_info& tensor : from.tensors())
       if (may_quantize(tensor) && is_quantized(tensor.type))
@@ -340,7 +339,7 @@ class digest {
 };
 
 /// What the written tensors depend on, beside the plan and the metadata: the journal of an interrupted run has it. Of
-/// the source, the ends of every tensor stand for the whole.
+/// the source, sizes and times of its files and the ends of every tensor stand for the whole.
 result<std::string> key_of(const io::archive& from, const quantize_options& options) {
   constexpr std::uint64_t ends = 4096;
   digest sum;
@@ -355,6 +354,11 @@ result<std::string> key_of(const io::archive& from, const quantize_options& opti
       sum.add(entry.sums);
       sum.add(entry.counts);
     }
+  for (const std::filesystem::path& file : io::detail::files_of(from)) {
+    std::error_code ignored;
+    sum.add(std::filesystem::file_size(file, ignored));
+    sum.add(std::filesystem::last_write_time(file, ignored).time_since_epoch().count());
+  }
   std::vector<std::byte> sample;
   for (const io::tensor_info& tensor : from.tensors()) {
     sample.resize(static_cast<std::size_t>(std::min(tensor.bytes, ends)));

@@ -1,6 +1,8 @@
 // Whole models in smaller types: which bytes come out, going on after interruptions, and what is refused.
 #include "flywheel/quant/quantize_model.hpp"
 
+#include <chrono>
+#include <fstream>
 #include <limits>
 #include <stop_token>
 
@@ -130,6 +132,13 @@ TEST_CASE("An interrupted run goes on and ends in the same bytes") {
   }
   SECTION("without a journal") {
     std::filesystem::remove(f.folder / "b.gguf.partial.journal");
+    CHECK(quantize_model(f.from, f.out, {.type = "Q5_K_M"}).error().where == partial.string());
+    std::filesystem::remove(partial);
+    CHECK(quantize_model(f.from, f.out, {.type = "Q5_K_M"}).value().resumed == 0);
+  }
+  SECTION("after the model changed it starts anew") {
+    const auto before = std::filesystem::last_write_time(f.in);
+    std::filesystem::last_write_time(f.in, before + std::chrono::seconds(2));
     CHECK(quantize_model(f.from, f.out, {.type = "Q5_K_M"}).value().resumed == 0);
   }
   SECTION("with other arguments it starts anew") {
@@ -165,6 +174,47 @@ TEST_CASE("Nonsense is refused and leaves nothing") {
   CHECK(quantize_model(f.from, f.in, {.type = "Q8_0"}).error().code == errc::invalid_argument);
   CHECK(quantize_model(f.from, f.folder / "nowhere" / "b.gguf", {.type = "Q8_0"}).error().code == errc::not_found);
   CHECK(quantize_model(io::archive{}, f.out, {.type = "Q8_0"}).error().code == errc::unsupported);
+}
+
+TEST_CASE("No file of the model is written over") {
+  const auto check = [](const io::archive& from, const std::filesystem::path& file, const std::filesystem::path& out) {
+    INFO(file.string() << ", " << out.string());
+    const std::vector<std::byte> before = read_bytes(file);
+    const auto done = quantize_model(from, out, {.type = "Q8_CHANNEL"});
+    REQUIRE(!done);
+    CHECK(done.error().code == errc::invalid_argument);
+    CHECK(done.error().message.find("another name") != std::string::npos);
+    CHECK(read_bytes(file) == before);
+  };
+  SECTION("nor is one that the work in progress would be") {
+    for (const char* name : {"m.gguf", "m.gguf.partial", "m.gguf.partial.journal"}) {
+      const temp_folder folder;
+      write_tiny_model(folder / name, wide);
+      check(io::archive::open(folder / name).value(), folder / name, folder / "m.gguf");
+      std::filesystem::create_hard_link(folder / name, folder / "other");
+      check(io::archive::open(folder / "other").value(), folder / "other", folder / "m.gguf");
+      if (!std::filesystem::exists(folder / "m.gguf")) std::ofstream(folder / "m.gguf").close();
+      std::filesystem::create_symlink(folder / "m.gguf", folder / "link.gguf");
+      check(io::archive::open(folder / "other").value(), folder / "other", folder / "link.gguf");
+    }
+  }
+  SECTION("nor one of its folder") {
+    const temp_folder folder;
+    write_tiny_model(folder / "weights", wide);
+    const io::archive weights = io::archive::open(folder / "weights").value();
+    io::archive_content content;
+    content.metadata = weights.metadata();
+    content.tensors.assign(weights.tensors().begin(), weights.tensors().end());
+    content.sources.assign(weights.sources().begin(), weights.sources().end());
+    content.path = folder.path();
+    const io::archive from = io::archive::assemble(std::move(content)).value();
+    std::ofstream(folder / "config.json") << "{}";
+    for (const char* name : {"weights", "config.json"}) {
+      check(from, folder / name, folder / name);
+      CHECK(convert(from, folder / name).error().code == errc::invalid_argument);
+    }
+    for (int i = 0; i < 2; ++i) quantize_model(from, folder / "small.gguf", {.type = "Q4_0"}).value();
+  }
 }
 
 TEST_CASE("What is quantized already is taken on request only") {

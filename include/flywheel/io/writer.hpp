@@ -43,7 +43,7 @@ class FLYWHEEL_API writer {
   /// The same, but what is written stays in `path`.partial when the writer is destroyed before finish() or its process
   /// ends, and tensors that are complete there are kept if that file was begun with the same plan, metadata and key and
   /// their checksums (in `path`.partial.journal) are right; otherwise all starts anew. `key` stands for what the data
-  /// depends on; one line. Error also: io (another process is writing to the same path).
+  /// depends on; one line. Errors also: io (another process writes it), invalid_argument (there is a file not its own).
   [[nodiscard]] static result<writer> resume(const std::filesystem::path& path, io::container kind,
                                              const metadata& meta, std::span<const tensor_plan> tensors,
                                              std::string_view key);
