@@ -1,5 +1,5 @@
-// Tensors that are computed when they are read, a few rows at a time: nothing of a model is kept in memory. Reading is
-// thread-safe.
+// Tensors that are computed when they are read, a few rows at a time: of a model nothing is kept in memory but, until
+// it is released, at most one matrix of a tensor that cannot be computed by rows. Reading is thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ class computed_tensor {
   virtual ~computed_tensor() = default;
   /// Writes `count` rows from `first` on, each row_bytes(type, cols) long.
   [[nodiscard]] virtual result<void> rows(std::int64_t first, std::int64_t count, std::byte* out) const = 0;
-  /// What it reads is not needed again soon.
+  /// What it reads, and keeps of that, is not needed again soon.
   virtual void release() const noexcept {}
 };
 

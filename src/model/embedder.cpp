@@ -241,6 +241,11 @@ result<embed_plan> plan_embedding(const model::state& m, const embed_options& op
                            : "the model's vocabulary has no 'yes' and 'no' to rank with",
                    "pooling"};
   }
+  if (plan.pooling != pooling::rank && m.file.metadata().contains(detail::rotated_key))
+    return error{errc::unsupported,
+                 "the model was rotated when it was quantized, so its hidden states are in another basis than the "
+                 "original's; embed with a file that was not",
+                 std::string(detail::rotated_key)};
   const std::int32_t trained = m.engine->n_ctx_train() > 0 ? m.engine->n_ctx_train() : default_n_ctx;
   std::int32_t n_ctx = options.n_ctx > 0 ? options.n_ctx : trained;
   if (encoder && encoder->max_positions > 0) n_ctx = std::min(n_ctx, encoder->max_positions);

@@ -69,7 +69,8 @@ class link_finder {
   [[nodiscard]] std::optional<channel_link> of_norm(const graph::node& n) const {
     channel_link link;
     link.of = channel_link::kind::norm;
-    if (n.as<graph::norm_attributes>().group != 0 || n.inputs.size() < 2) return std::nullopt;
+    if (n.as<graph::norm_attributes>().group != 0 || n.inputs.size() < 2 || g_.makes_hidden_states(n))
+      return std::nullopt;
     for (std::size_t i = 1; i < n.inputs.size(); ++i) {
       if (!n.inputs[i].valid()) continue;
       const graph::weight_info* w = own(n.inputs[i]);

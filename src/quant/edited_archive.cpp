@@ -111,6 +111,7 @@ result<const io::tensor_info*> find_tensor(const io::archive& from, std::string_
 }
 
 result<std::vector<float>> read_floats(const io::archive& from, const io::tensor_info& tensor) {
+  const tensor_reading reading(from, tensor);
   buffer scratch;
   FLYWHEEL_TRY(const std::span<const std::byte> stored, from.bytes(tensor, scratch));
   std::vector<float> values(as_size(tensor.dims.elements()));
@@ -121,6 +122,7 @@ result<std::vector<float>> read_floats(const io::archive& from, const io::tensor
 result<io::archive> edit_archive(const io::archive& base, edited_content content) {
   io::archive_content made;
   made.metadata = base.metadata();
+  if (!content.mark.empty()) made.metadata.set(content.mark, true);
   made.sources.assign(base.sources().begin(), base.sources().end());
   made.path = base.path();
   made.file_bytes = base.file_bytes();

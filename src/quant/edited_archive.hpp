@@ -1,4 +1,5 @@
-// An archive whose tensors are scaled and rotated as they are read.
+// An archive whose tensors are scaled and rotated as they are read. Of a tensor whose rows are rotated, the matrix that
+// was read last stays in memory until it is released.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +35,27 @@ struct edited_content {
   std::map<std::string, tensor_edit, std::less<>> edits;  ///< By tensor.
   /// New tensors that are another one's edited copy: name -> source.
   std::map<std::string, std::pair<std::string, tensor_edit>, std::less<>> copies;
+  std::string mark;  ///< A key of the metadata that becomes true; none when empty.
 };
 
 /// Edited tensors are f32. Errors: not_found (no such tensor), unsupported (a type without decoder).
 [[nodiscard]] result<io::archive> edit_archive(const io::archive& base, edited_content content);
 
-/// A whole tensor as f32 [elements].
+/// While a tensor is read: at its end, what reading keeps (a matrix whose rows were rotated, pages of a file) goes.
+class tensor_reading {
+ public:
+  /// Both outlive it.
+  tensor_reading(const io::archive& from, const io::tensor_info& tensor) noexcept : from_(from), tensor_(tensor) {}
+  ~tensor_reading() { from_.release(tensor_); }
+  tensor_reading(const tensor_reading&) = delete;
+  tensor_reading& operator=(const tensor_reading&) = delete;
+
+ private:
+  const io::archive& from_;
+  const io::tensor_info& tensor_;
+};
+
+/// A whole tensor as f32 [elements]; released afterwards.
 [[nodiscard]] result<std::vector<float>> read_floats(const io::archive& from, const io::tensor_info& tensor);
 /// Error: not_found.
 [[nodiscard]] result<const io::tensor_info*> find_tensor(const io::archive& from, std::string_view name);

@@ -32,12 +32,18 @@ result<tensor> gptq(const tensor_view& w, const tensor_moments& activations, dty
       return error{errc::invalid_argument,
                    "moments of " + std::to_string(matrices) + " matrices for a tensor " + w.dims.to_string(),
                    {}};
+    if (!w.dense())
+      return error{
+          errc::invalid_argument, "error feedback takes a dense tensor, and there are gaps between the rows", {}};
     FLYWHEEL_TRY(tensor out, tensor::zeros(type, w.dims));
     for (std::size_t i = 0; i < matrices; ++i) {
       const auto first = static_cast<std::int64_t>(i) * w.dims[1];
       const tensor_view matrix(w.type, {w.dims[1], w.dims[2]}, w.row(first));
-      FLYWHEEL_TRY(const tensor rounded, gptq(matrix, activations.of(i), type, options, ctx, control));
-      std::memcpy(out.view().row(first), rounded.view().data, rounded.bytes());
+      const auto rounded = gptq(matrix, activations.of(i), type, options, ctx, control);
+      if (!rounded)
+        return error{rounded.error().code, "matrix " + std::to_string(i) + ": " + rounded.error().message,
+                     rounded.error().where};
+      std::memcpy(out.view().row(first), rounded->view().data, rounded->bytes());
     }
     return out;
   });

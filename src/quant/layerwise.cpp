@@ -8,6 +8,7 @@
 #include "flywheel/quant/calibration.hpp"
 #include "flywheel/quant/gptq.hpp"
 #include "flywheel/quant/grid.hpp"
+#include "src/quant/edited_archive.hpp"
 
 namespace flywheel::inline v0::quant {
 namespace {
@@ -71,6 +72,7 @@ result<void> write_layerwise(const io::archive& from, const std::vector<dtype>& 
           wanted.erase(std::find(wanted.begin(), wanted.end(), i));
           continue;
         }
+        const tensor_reading reading(from, t);
         buffer scratch;
         FLYWHEEL_TRY(const std::span<const std::byte> stored, from.bytes(t, scratch));
         auto rounded = gptq(tensor_view(t.type, t.dims, stored.data()), *seen->second, types[i], {}, options.ctx,

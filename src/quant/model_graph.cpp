@@ -21,7 +21,19 @@ result<model_graph> model_graph::read(const io::archive& model) {
   model_graph made;
   FLYWHEEL_TRY(made.whole, arch->build(model, numbers, detail::graph_output::logits));
   made.index();
+  FLYWHEEL_TRY(const graph::graph hidden, arch->build(model, numbers, detail::graph_output::hidden));
+  for (const graph::value v : hidden.outputs)
+    for (const graph::value input : hidden.nodes[hidden.at(v).producer].inputs)
+      if (const graph::weight_info* w = input.valid() ? hidden.weight_of(input) : nullptr)
+        made.hidden_weights_.push_back(w->name);
   return made;
+}
+
+bool model_graph::makes_hidden_states(const graph::node& norm) const {
+  return std::any_of(norm.inputs.begin(), norm.inputs.end(), [&](graph::value v) {
+    const graph::weight_info* w = v.valid() ? whole.weight_of(v) : nullptr;
+    return w && std::find(hidden_weights_.begin(), hidden_weights_.end(), w->name) != hidden_weights_.end();
+  });
 }
 
 void model_graph::index() {

@@ -26,12 +26,15 @@ class model_graph {
   [[nodiscard]] const std::vector<const graph::node*>& readers(graph::value v) const { return readers_[v.index]; }
   [[nodiscard]] const graph::node& producer(graph::value v) const { return whole.nodes[whole.at(v).producer]; }
   [[nodiscard]] bool is_output(graph::value v) const;
+  /// Whether this norm's result are the hidden states that embeddings are made of.
+  [[nodiscard]] bool makes_hidden_states(const graph::node& norm) const;
   /// How many inputs of nodes are this tensor, or a part of it; or have rows in common with these.
   [[nodiscard]] std::size_t uses_of_tensor(const std::string& name) const;
   [[nodiscard]] std::size_t uses_of_rows(const graph::weight_info& rows) const;
 
  private:
   void index();
+  std::vector<std::string> hidden_weights_;  ///< Those of the operation that makes the hidden states.
   std::vector<std::vector<const graph::node*>> readers_;
 };
 

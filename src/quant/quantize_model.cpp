@@ -18,6 +18,7 @@
 #include "src/io/safetensors.hpp"
 #include "src/model/device_safetensors.hpp"
 #include "src/model/tensor_pipeline.hpp"
+#include "src/quant/edited_archive.hpp"
 #include "src/quant/layerwise.hpp"
 #include "src/quant/mixes.hpp"
 #include "src/quant/tensor_rounder.hpp"
@@ -67,7 +68,6 @@ io::metadata metadata_of(const io::archive& from, const decision& made, const qu
   if (options.target_bytes) meta.set("flywheel.quantize.target_bytes", *options.target_bytes);
   if (options.max_kl) meta.set("flywheel.quantize.max_kl", *options.max_kl);
   meta.set("flywheel.quantize.method", std::string(to_string(options.method)));
-  if (options.rotate) meta.set("flywheel.quantize.rotated", true);
   if (options.importance != nullptr) {
     const importance_matrix& m = *options.importance;
     if (!options.importance_file.empty()) meta.set("quantize.imatrix.file", options.importance_file);
@@ -361,6 +361,7 @@ result<std::string> key_of(const io::archive& from, const quantize_options& opti
   }
   std::vector<std::byte> sample;
   for (const io::tensor_info& tensor : from.tensors()) {
+    const tensor_reading reading(from, tensor);
     sample.resize(static_cast<std::size_t>(std::min(tensor.bytes, ends)));
     FLYWHEEL_CHECK(from.read(tensor, 0, sample));
     sum.add(sample);

@@ -7,6 +7,7 @@
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/quant/transform.hpp"
+#include "src/model/embedder.hpp"
 #include "src/quant/edited_archive.hpp"
 #include "src/quant/model_graph.hpp"
 #include "src/quant/products.hpp"
@@ -209,13 +210,26 @@ result<void> rotate_heads(const io::archive& file, edited_content& content, std:
   return {};
 }
 
+/// Refuses models that are there for their hidden states.
+result<void> check_pooling(const io::metadata& meta) {
+  constexpr std::int64_t by_logits = 4;  // GGUF's number for rerankers
+  FLYWHEEL_TRY(const std::string_view architecture, meta.string("general.architecture"));
+  const std::string key = std::string(architecture) + ".pooling_type";
+  if (!meta.contains(key)) return {};
+  FLYWHEEL_TRY(const std::int64_t type, meta.integer(key));
+  if (type != by_logits) return cannot("the model's embeddings would be in another basis than the original's", key);
+  return {};
+}
+
 }  // namespace
 
 result<io::archive> rotate(const io::archive& model, const rotation_options& options) {
   return detail::guarded([&]() -> result<io::archive> {
     io::archive rotated = model;
     if (options.stream) {
+      FLYWHEEL_CHECK(check_pooling(model.metadata()));
       edited_content content;
+      content.mark = detail::rotated_key;
       FLYWHEEL_TRY(const model_graph g, model_graph::read(model));
       FLYWHEEL_CHECK(stream_rotation(model, g, content).add(options.seed));
       FLYWHEEL_TRY(rotated, edit_archive(model, std::move(content)));

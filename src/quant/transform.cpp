@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -49,16 +50,37 @@ error wrong_size(const std::string& where, std::size_t have, std::int64_t want) 
                where};
 }
 
+/// Sizes that what follows counts on.
+result<void> check_link(const channel_link& link, const std::string& where) {
+  const auto refuse = [&](const char* what) { return error{errc::invalid_argument, what, where}; };
+  if (link.channels < 1) return refuse("a link has at least one channel");
+  if (link.of != channel_link::kind::values) return {};
+  if (link.head_dim < 1 || link.channels % link.head_dim != 0) return refuse("a link's channels are no whole heads");
+  if (link.shared_by < 1 || link.shared_by > std::numeric_limits<std::int64_t>::max() / link.channels)
+    return refuse("channel_link::shared_by is no number of heads");
+  return {};
+}
+
+result<void> check_moments(const gram_matrix& moments, const std::string& reader, std::int64_t cols) {
+  const std::string where = "second moments of " + reader;
+  if (moments.n != cols) return wrong_size(where, as_size(moments.n), cols);
+  if (moments.sums.size() != as_size(cols * cols)) return wrong_size(where, moments.sums.size(), cols * cols);
+  for (std::int64_t c = 0; c < cols; ++c)
+    if (const float own = moments.sums[as_size(c * cols + c)]; !(own >= 0) || !std::isfinite(own))
+      return error{errc::invalid_argument,
+                   "that of channel " + std::to_string(c) + " with itself is negative or no finite number", where};
+  return {};
+}
+
 /// What a reader of a link is rounded to, and how much that costs.
 class awq_reader {
  public:
+  /// `activations` fit the tensor.
   static result<awq_reader> create(const io::archive& model, const std::string& name, const gram_matrix& activations,
                                    dtype type, const context& ctx) {
     FLYWHEEL_TRY(const io::tensor_info* tensor, find_tensor(model, name));
     const std::int64_t cols = tensor->dims.cols();
-    if (activations.n != cols || activations.sums.size() != as_size(cols * cols))
-      return wrong_size("second moments of " + name, as_size(activations.n), cols);
-    awq_reader made{activations, type, tensor->dims.rows(), cols, f32_product(ctx)};
+    awq_reader made{name, activations, type, tensor->dims.rows(), cols, f32_product(ctx)};
     FLYWHEEL_TRY(made.weights_, read_floats(model, *tensor));
     FLYWHEEL_TRY(made.moments_,
                  buffer::allocate(made.product_.panel_bytes(cols) * as_size(made.product_.panels(cols)), ctx.memory()));
@@ -66,6 +88,7 @@ class awq_reader {
     return made;
   }
 
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
   /// tr(dW H dW^T) when the columns are rounded after being multiplied by s.
   result<double> error_with(const std::vector<float>& s, rounding method, const context& ctx) const {
     std::vector<float> changed(weights_.size()), importance(as_size(cols_));
@@ -89,8 +112,9 @@ class awq_reader {
   }
 
  private:
-  awq_reader(const gram_matrix& h, dtype type, std::int64_t rows, std::int64_t cols, f32_product product)
-      : activations_(&h), type_(type), rows_(rows), cols_(cols), product_(product) {}
+  awq_reader(std::string name, const gram_matrix& h, dtype type, std::int64_t rows, std::int64_t cols,
+             f32_product product)
+      : name_(std::move(name)), activations_(&h), type_(type), rows_(rows), cols_(cols), product_(product) {}
   [[nodiscard]] const gram_matrix& moments() const { return *activations_; }
 
   /// Sum over rows of e H e^T.
@@ -115,6 +139,7 @@ class awq_reader {
     return sum;
   }
 
+  std::string name_;
   const gram_matrix* activations_;
   dtype type_;
   std::int64_t rows_, cols_;
@@ -131,6 +156,7 @@ result<io::archive> move_scales(const io::archive& model, const std::vector<chan
     for (const channel_scales& moved : links) {
       const channel_link& link = moved.link;
       const std::string where = link.made_by.empty() ? "link" : link.made_by[0].tensor;
+      FLYWHEEL_CHECK(check_link(link, where));
       if (moved.scales.size() != as_size(link.channels)) return wrong_size(where, moved.scales.size(), link.channels);
       std::vector<float> inverse;
       for (const float s : moved.scales) {
@@ -143,7 +169,7 @@ result<io::archive> move_scales(const io::archive& model, const std::vector<chan
         const std::size_t rank = tensor->dims.rank();
         tensor_edit& edit = content.edits[part.tensor];
         const std::int64_t size = rank > 1 ? tensor->dims[rank - 2] : tensor->dims.elements();
-        if (part.first < 0 || part.first + link.channels > size)
+        if (part.first < 0 || part.first > size - link.channels)
           return wrong_size(part.tensor, as_size(size), link.channels);
         tensor_edit::multiply(rank > 1 ? edit.rows : edit.columns, size, part.first, inverse);
       }
@@ -208,9 +234,10 @@ result<std::vector<channel_scales>> find_awq_scales(const io::archive& model, co
       for (const std::string& name : link.read_by) {
         const auto seen = activations.find(name);
         const dtype type = options.type ? options.type(name) : dtype::q4_k;
-        if (seen == activations.end()) continue;
+        if (seen == activations.end() || !seen->second) continue;
         const tensor_moments& moments = *seen->second;
         const gram_matrix& all = moments.matrices.size() == 1 ? moments.matrices[0] : moments.all;
+        FLYWHEEL_CHECK(check_moments(all, name, columns_of(link)));
         if (active.empty()) {
           std::vector<float> rms(as_size(all.n));
           for (std::int64_t c = 0; c < all.n; ++c) rms[as_size(c)] = std::sqrt(all.sums[as_size(c * all.n + c)]);
@@ -234,8 +261,9 @@ result<std::vector<channel_scales>> find_awq_scales(const io::archive& model, co
         const std::vector<float> columns = by_column(link, scales, columns_of(link));
         double sum = 0;
         for (const awq_reader& reader : readers) {
-          FLYWHEEL_TRY(const double part, reader.error_with(columns, options.method, ctx));
-          sum += part;
+          const auto part = reader.error_with(columns, options.method, ctx);
+          if (!part) return error{part.error().code, part.error().message, "tensor '" + reader.name() + "'"};
+          sum += *part;
         }
         if (!best || sum < least) {
           least = sum;

@@ -16,6 +16,7 @@
 #include "flywheel/quant/quantize.hpp"
 #include "src/model/row_reader.hpp"
 #include "src/quant/allocation.hpp"
+#include "src/quant/edited_archive.hpp"
 #include "src/quant/mixes.hpp"
 #include "src/quant/tensor_rounder.hpp"
 
@@ -129,6 +130,7 @@ class search {
       if (known || !can_quantize(type) || (wants_importance(type) && importance.empty())) continue;
       if (bytes_of(t, type) < t.bytes) all.push_back({type, bytes_of(t, type), 0});
     }
+    const tensor_reading reading(from_, t);
     FLYWHEEL_TRY(const auto reader, flywheel::detail::row_reader::create(from_, t, options_.ctx));
     const std::int64_t cols = t.dims.cols(), rows = t.dims.rows(), n = std::min(rows, sampled_rows);
     std::vector<std::vector<double>> errors(static_cast<std::size_t>(n), std::vector<double>(all.size(), 0));
@@ -202,6 +204,7 @@ class search {
     const std::vector<float> importance = importance_of(t);
     const tensor_rounder rounder(t, type, options_.method, importance, one_worker_);
     FLYWHEEL_CHECK(rounder.check());
+    const tensor_reading reading(from_, t);
     FLYWHEEL_TRY(const auto reader, flywheel::detail::row_reader::create(from_, t, options_.ctx));
     const std::int64_t cols = t.dims.cols(), rows = t.dims.rows(), step = reader.rows_at_once();
     const std::size_t small = row_bytes(type, cols),

@@ -298,6 +298,22 @@ TEST_CASE("error feedback refuses what it cannot do, and says where", "[quant][g
   w[69 * k + 1] = std::numeric_limits<float>::quiet_NaN();
   CHECK(message(matrix(w, n, k), h, dtype::q4_0).find("[67, 3]") != std::string::npos);
 
+  // Experts with gaps between their rows; and which of them is wrong.
+  const std::vector<float> wide = normal_numbers(2 * 3 * 2 * k, 15);
+  tensor_moments two;
+  two.matrices = {h, h};
+  for (gram_matrix& own : two.matrices) own.rows = k;
+  tensor_view apart(dtype::f32, {2, 3, k}, reinterpret_cast<const std::byte*>(wide.data()));
+  gptq(apart, two, dtype::q4_0, {}, ctx).value();
+  two.matrices[1].sums[7] = std::numeric_limits<float>::infinity();
+  CHECK(gptq(apart, two, dtype::q4_0, {}, ctx).error().message.find("matrix 1: second moment [0, 7]") == 0);
+  two.matrices[1] = two.matrices[0];
+  apart.strides[0] *= 2;
+  REQUIRE_FALSE(apart.dense());
+  const auto gaps = gptq(apart, two, dtype::q4_0, {}, ctx);
+  REQUIRE_FALSE(gaps);
+  CHECK(gaps.error().code == errc::invalid_argument);
+
   std::stop_source stop;
   stop.request_stop();
   control cancelled;

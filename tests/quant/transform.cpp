@@ -3,9 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <numeric>
+#include <set>
 
 #include "flywheel/model/model.hpp"
+#include "flywheel/quant/quantize_model.hpp"
+#include "src/quant/edited_archive.hpp"
 #include "src/quant/hadamard.hpp"
 #include "support/catch.hpp"
 #include "support/temp_folder.hpp"
@@ -119,6 +126,13 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 constexpr double rounding_errors = 3e-5;
+
+std::vector<float> embedding(const io::archive& file) {
+  const std::vector<token_id> ids[] = {{3, 9, 27, 81}};
+  embed_options options;
+  options.kv_type = dtype::f32;
+  return model::open(file).value().embed(ids, options).value().values;
+}
 
 std::vector<float> values_of(const io::archive& file, std::string_view name) {
   const io::tensor_info* tensor = file.find(name);
@@ -261,6 +275,145 @@ TEST_CASE("Scales moved across every link leave the logits", "[quant][transform]
   }
 }
 
+TEST_CASE("Links that do not fit are refused", "[quant][transform]") {
+  const temp_folder folder;
+  write(folder / "m.gguf", models[0]);
+  const io::archive file = io::archive::open(folder / "m.gguf").value();
+  const std::vector<channel_link> links = find_channel_links(file).value();
+  const auto refused = [&](std::size_t which, auto&& change, std::string_view part) {
+    channel_scales one{links[which], {}};
+    one.scales.assign(static_cast<std::size_t>(one.link.channels), 2.0F);
+    move_scales(file, {one}).value();
+    change(one.link);
+    const auto moved = move_scales(file, {one});
+    REQUIRE_FALSE(moved);
+    CAPTURE(moved.error().to_string());
+    CHECK(moved.error().code == errc::invalid_argument);
+    CHECK(moved.error().to_string().find(part) != std::string::npos);
+  };
+  constexpr std::int64_t largest = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t dim : {std::int64_t{0}, std::int64_t{-8}, std::int64_t{7}, std::int64_t{48}, largest})
+    refused(
+        1, [&](channel_link& l) { l.head_dim = dim; }, "whole heads");
+  for (const std::int64_t heads : {std::int64_t{0}, std::int64_t{-2}, largest})
+    refused(
+        1, [&](channel_link& l) { l.shared_by = heads; }, "shared_by");
+  refused(
+      1, [&](channel_link& l) { l.shared_by = 3; }, "blk.0.attn_output.weight");
+  for (const std::size_t i : {0U, 1U, 3U}) {
+    for (const std::int64_t first : {std::int64_t{-1}, std::int64_t{1}, largest})
+      refused(
+          i, [&](channel_link& l) { l.made_by[0].first = first; }, links[i].made_by[0].tensor);
+    for (const std::int64_t channels : {std::int64_t{0}, std::int64_t{-24}, largest})
+      refused(
+          i, [&](channel_link& l) { l.channels = channels; }, links[i].made_by[0].tensor);
+  }
+}
+
+TEST_CASE("Hidden states stay, or the model says that they do not", "[quant][transform]") {
+  for (const changed_llama& what : models) {
+    CAPTURE(what.name);
+    const temp_folder folder;
+    write(folder / "m.gguf", what);
+    const io::archive file = io::archive::open(folder / "m.gguf").value();
+    const std::vector<float> expected = embedding(file);
+    tiny_random random(4);
+    std::vector<channel_scales> all;
+    const std::vector<channel_link> links = find_channel_links(file).value();
+    for (const channel_link& link : links) {
+      channel_scales one{link, {}};
+      for (std::int64_t i = 0; i < link.channels; ++i) one.scales.push_back(std::exp(random.normal()));
+      all.push_back(std::move(one));
+    }
+    CHECK(difference(expected, embedding(move_scales(file, all).value())) < rounding_errors);
+
+    rotation_options heads;
+    heads.stream = false;
+    CHECK(difference(expected, embedding(rotate(file, heads).value())) < rounding_errors);
+    const std::vector<token_id> ids[] = {{3, 9, 27, 81}};
+    const auto refused = model::open(rotate(file).value()).value().embed(ids);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == errc::unsupported);
+    CHECK(refused.error().message.find("rotated") != std::string::npos);
+  }
+  const temp_folder folder;
+  for (const auto& [pooling, fits] : {std::pair{3U, false}, {1U, false}, {4U, true}}) {
+    const changed_llama& plain = models[0];
+    tiny_model m;
+    m.vocabulary = false;
+    write_tiny_model(folder / "m.gguf", m, [&, number = pooling](io::metadata& meta, tensor_list& list) {
+      plain.edit(meta, list, m);
+      meta.set("llama.pooling_type", std::uint32_t{number});
+    });
+    const auto rotated = rotate(io::archive::open(folder / "m.gguf").value());
+    CHECK(rotated.has_value() == fits);
+    if (!fits) CHECK(rotated.error().where == "llama.pooling_type");
+  }
+}
+
+/// The bytes of a model, and which tensors were read and not released since.
+class watched_source final : public io::byte_source {
+ public:
+  watched_source(const io::archive& file, std::vector<std::byte> bytes) : bytes_(std::move(bytes)) {
+    for (const io::tensor_info& t : file.tensors()) begins_[t.offset] = t.name;
+  }
+  [[nodiscard]] std::uint64_t size() const noexcept override { return bytes_.size(); }
+  [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> out) const override {
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+    const std::scoped_lock lock(guard_);
+    held.insert(std::prev(begins_.upper_bound(offset))->second);
+    most = std::max(most, held.size());
+    return {};
+  }
+  void release(std::uint64_t offset, std::uint64_t) const noexcept override {
+    const std::scoped_lock lock(guard_);
+    held.erase(begins_.at(offset));
+  }
+
+  mutable std::set<std::string> held;
+  mutable std::size_t most = 0;
+
+ private:
+  std::vector<std::byte> bytes_;
+  std::map<std::uint64_t, std::string> begins_;
+  mutable std::mutex guard_;
+};
+
+TEST_CASE("Of a rotated model no more than a tensor is in memory", "[quant][transform]") {
+  const temp_folder folder;
+  tiny_model m;
+  m.layers = 2;
+  m.hidden = 64;
+  m.tied = false;
+  write_tiny_model(folder / "m.gguf", m);
+  const io::archive file = io::archive::open(folder / "m.gguf").value();
+  const auto source = std::make_shared<watched_source>(file, read_bytes(folder / "m.gguf"));
+  io::archive_content content;
+  content.metadata = file.metadata();
+  content.tensors.assign(file.tensors().begin(), file.tensors().end());
+  content.sources = {source};
+  const io::archive watched = io::archive::assemble(std::move(content)).value();
+
+  const io::archive rotated = rotate(watched).value();
+  CHECK(source->held.empty());
+  for (const io::tensor_info& t : rotated.tensors()) read_floats(rotated, t).value();
+  CHECK(source->held.empty());
+  CHECK(source->most == 1);
+
+  std::string text;
+  for (int i = 0; i < 150; ++i) text += " the " + std::to_string(i * i) + " and hello";
+  quantize_options options{.type = "Q4_0", .pure = true, .calibration = {{"text", text}}, .calibration_ctx = 32};
+  options.method = method::gptq;
+  options.rotate = true;
+  quantize_model(watched, folder / "a.gguf", options).value();
+  options.type.clear();
+  options.target_bpw = 9;
+  options.method = method::search;
+  quantize_model(watched, folder / "b.gguf", options).value();
+  // The table, which models keep to look rows up, the tensor at hand, and the one before it.
+  CHECK(source->most <= 3);
+}
+
 TEST_CASE("SmoothQuant's scales are its formula, and leave the logits", "[quant][transform]") {
   const temp_folder folder;
   write(folder / "m.gguf", models[0]);
@@ -313,4 +466,35 @@ TEST_CASE("AWQ protects the channels that are active", "[quant][transform]") {
   CHECK(found[0].scales[5] > 1.2F * found[0].scales[6]);
   CHECK(found[0].scales[5] == found[0].scales[69]);
   CHECK(difference(logits(file), logits(move_scales(file, found).value())) < rounding_errors);
+
+  // What belongs to another model, or to none.
+  const auto refused = [&](tensor_moments wrong, std::string_view part) {
+    activations["blk.0.attn_q.weight"] = std::make_shared<tensor_moments>(std::move(wrong));
+    for (const dtype type : {dtype::q4_0, dtype::f32}) {
+      options.type = [&](std::string_view) { return type; };
+      const auto none = find_awq_scales(file, activations, options);
+      REQUIRE_FALSE(none);
+      CHECK(none.error().code == errc::invalid_argument);
+      CHECK(none.error().to_string().find("blk.0.attn_q.weight") != std::string::npos);
+      CHECK(none.error().to_string().find(part) != std::string::npos);
+    }
+  };
+  tensor_moments wrong = *moments;
+  wrong.matrices[0].n = 512;
+  wrong.matrices[0].sums.resize(512 * 512);
+  refused(wrong, "512 numbers for 256");
+  wrong.matrices[0].n = 256;
+  refused(wrong, "262144 numbers for 65536");
+  wrong.matrices[0].sums.resize(100);
+  refused(wrong, "100 numbers for 65536");
+  wrong.matrices.clear();
+  refused(wrong, "0 numbers for 256");
+  wrong = *moments;
+  wrong.matrices[0].sums[3 * 256 + 3] = -1;
+  refused(wrong, "channel 3");
+  wrong.matrices[0].sums[3 * 256 + 3] = std::numeric_limits<float>::quiet_NaN();
+  refused(wrong, "channel 3");
+  activations["blk.0.attn_q.weight"] = moments;
+  options.type = [](std::string_view) { return dtype::q4_0; };
+  CHECK(find_awq_scales(file, activations, options).has_value());
 }

@@ -27,7 +27,7 @@ enum class method : std::uint8_t {
   search,
   greedy,
   gptq,  ///< Error feedback; needs calibration text.
-  awq,   ///< Activation-aware scales and clipping folded into neighbours, then search; needs calibration text.
+  awq,   ///< Activation-aware scales folded into neighbours, then search; needs calibration text.
 };
 [[nodiscard]] FLYWHEEL_API std::string_view to_string(method how) noexcept;
 /// Of a name, "rtn" for nearest; nothing when there is none.

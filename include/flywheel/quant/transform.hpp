@@ -47,14 +47,16 @@ struct channel_link {
 };
 
 /// All links of a model, in the order of its graph. Norms and products that share tensors with others (a tied output
-/// head), or whose result goes elsewhere too, have none. Errors: those of reading the architecture.
+/// head), or whose result goes elsewhere too, have none; nor has the norm whose result embeddings are made of. Errors:
+/// those of reading the architecture.
 [[nodiscard]] FLYWHEEL_API result<std::vector<channel_link>> find_channel_links(const io::archive& model);
 
 struct channel_scales {
   channel_link link;
   std::vector<float> scales;  ///< [channels], positive.
 };
-/// Errors: invalid_argument (a scale that is not positive and finite; sizes), not_found (a tensor).
+/// Errors: invalid_argument (a scale that is not positive and finite; sizes that do not fit each other or the tensors),
+/// not_found (a tensor).
 [[nodiscard]] FLYWHEEL_API result<io::archive> move_scales(const io::archive& model,
                                                            const std::vector<channel_scales>& links);
 
@@ -75,7 +77,9 @@ struct awq_options {
 
 /// AWQ (Lin et al. 2023): per link the s = rms(x)^r / sqrt(largest * smallest of those) whose readers, rounded, have
 /// the least output error tr(dW H dW^T). (The published form takes mean|x| for rms(x); second moments hold the latter.)
-/// Links none of whose readers has second moments are left. Errors: those of find_channel_links, quantize, cancelled.
+/// Links none of whose readers has second moments are left. Errors: invalid_argument (second moments of another size
+/// than the reader's columns, or with a negative or infinite diagonal), those of find_channel_links and quantize,
+/// cancelled.
 [[nodiscard]] FLYWHEEL_API result<std::vector<channel_scales>> find_awq_scales(const io::archive& model,
                                                                                const moments_by_tensor& activations,
                                                                                const awq_options& options);
@@ -88,9 +92,12 @@ struct rotation_options {
 };
 
 /// Rotates by random signs and a Hadamard matrix, offline only (QuaRot, Ashkboos et al. 2024, without its online
-/// rotations): outliers are spread over all channels. Errors: unsupported, naming the tensor or operation: a residual
+/// rotations): outliers are spread over all channels. Logits stay; hidden states are in another basis when the stream
+/// is rotated, which the metadata key flywheel.quantize.rotated says: model::embed refuses such models. Heads of layers
+/// whose values have no channel_link stay as they are. Errors: unsupported, naming the tensor or operation: a residual
 /// stream that is read or written by anything but RMS norms, products and experts (layer norms; norms behind blocks); a
-/// width without Hadamard matrix (2^m times 1, 12, 20, 28 ..).
+/// stream whose states are a model's purpose (it says how to pool them); a width without Hadamard matrix (2^m times 1,
+/// 12, 20, 28 ..).
 [[nodiscard]] FLYWHEEL_API result<io::archive> rotate(const io::archive& model, const rotation_options& options = {});
 
 }  // namespace flywheel::inline v0::quant
