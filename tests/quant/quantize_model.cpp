@@ -20,7 +20,7 @@ using namespace flywheel::test;
 using quant::quantize_model;
 using quant::quantize_options;
 
-constexpr tiny_model wide{.hidden = 256, .layers = 2, .ffn = 512, .weights = dtype::f16};
+const tiny_model wide{.hidden = 256, .layers = 2, .ffn = 512, .weights = dtype::f16};
 
 struct fixture {
   temp_folder folder;
