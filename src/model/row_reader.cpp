@@ -26,11 +26,13 @@ result<std::span<const float>> row_reader::read(std::int64_t first, std::int64_t
   const std::int64_t cols = tensor_->dims.cols();
   const std::size_t row = row_bytes(tensor_->type, cols);
   const std::uint64_t at = static_cast<std::uint64_t>(first) * row;
-  const std::byte* stored = mapped_.data() + tensor_->offset + at;
+  const std::byte* stored = nullptr;
   if (mapped_.empty()) {
     own.stored.resize(static_cast<std::size_t>(count) * row);
     FLYWHEEL_CHECK(from_->read(*tensor_, at, own.stored));
     stored = own.stored.data();
+  } else {
+    stored = mapped_.data() + tensor_->offset + at;
   }
   own.values.resize(static_cast<std::size_t>(count * cols));
   for (std::int64_t r = 0; r < count; ++r)

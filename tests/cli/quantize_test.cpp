@@ -9,7 +9,7 @@ namespace {
 
 using namespace flywheel::test;
 
-constexpr tiny_model wide{.hidden = 256, .layers = 2, .ffn = 512, .weights = flywheel::dtype::f16};
+const tiny_model wide{.hidden = 256, .layers = 2, .ffn = 512, .weights = flywheel::dtype::f16};
 
 TEST_CASE("quantize writes a file that runs, and says what it holds") {
   const tiny_file tiny(wide);
