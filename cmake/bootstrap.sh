@@ -88,7 +88,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 bootstrap_apt() {
   local missing=() arm64_missing=() package cxx_missing=0 clang_missing=0
-  local wanted=(pkg-config libpcre2-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev libtbb-dev)
+  local wanted=(pkg-config libpcre2-dev libutf8proc-dev libyaml-cpp-dev libssl-dev nlohmann-json3-dev libcli11-dev libtbb-dev)
   # Tools count wherever they come from.
   have cmake || missing+=(cmake)
   have ninja || missing+=(ninja-build)
@@ -163,7 +163,7 @@ bootstrap_apt() {
 # ---- macOS ---------------------------------------------------------------------------------------------------------
 bootstrap_brew() {
   have brew || fail "install Homebrew (https://brew.sh) first; it brings the libraries"
-  local formulas="cmake ninja pkgconf ccache pcre2 utf8proc nlohmann-json cli11 tbb" lacking="" formula
+  local formulas="cmake ninja pkgconf ccache pcre2 utf8proc yaml-cpp openssl nlohmann-json cli11 tbb" lacking="" formula
   if [ $tests = 1 ]; then formulas="$formulas catch2"; fi
   if [ $bench = 1 ]; then formulas="$formulas google-benchmark"; fi
   if [ $peers = 1 ]; then formulas="$formulas onednn openblas eigen libomp"; fi
@@ -189,9 +189,11 @@ bootstrap_by_name() {
   if have pkg-config; then
     pkg-config --exists libpcre2-8 || absent="$absent, PCRE2 (8-bit library and headers)"
     pkg-config --exists libutf8proc || absent="$absent, utf8proc"
+    pkg-config --exists yaml-cpp || absent="$absent, yaml-cpp"
+    pkg-config --exists libcrypto || absent="$absent, OpenSSL"
     pkg-config --exists tbb || absent="$absent, oneTBB"
   else
-    absent="$absent, PCRE2, utf8proc, oneTBB"
+    absent="$absent, PCRE2, utf8proc, yaml-cpp, OpenSSL, oneTBB"
   fi
   for header in nlohmann/json.hpp:nlohmann-json CLI/CLI.hpp:CLI11; do
     [ -e "/usr/include/${header%%:*}" ] || [ -e "/usr/local/include/${header%%:*}" ] || absent="$absent, ${header##*:}"
@@ -205,9 +207,9 @@ bootstrap_by_name() {
   fi
   if [ -n "$absent" ]; then
     say "bootstrap: this system's package manager is not known here. Install (with development files):${absent#,}." >&2
-    say "  Fedora:  dnf install gcc-c++ cmake ninja-build pkgconf ccache pcre2-devel utf8proc-devel json-devel cli11-devel tbb-devel catch-devel" >&2
-    say "  Arch:    pacman -S gcc cmake ninja pkgconf ccache pcre2 libutf8proc nlohmann-json cli11 onetbb catch2" >&2
-    say "  openSUSE: zypper install gcc-c++ cmake ninja pkgconf ccache pcre2-devel utf8proc-devel nlohmann_json-devel cli11-devel tbb-devel Catch2-devel" >&2
+    say "  Fedora:  dnf install gcc-c++ cmake ninja-build pkgconf ccache pcre2-devel utf8proc-devel yaml-cpp-devel openssl-devel json-devel cli11-devel tbb-devel catch-devel" >&2
+    say "  Arch:    pacman -S gcc cmake ninja pkgconf ccache pcre2 libutf8proc yaml-cpp openssl nlohmann-json cli11 onetbb catch2" >&2
+    say "  openSUSE: zypper install gcc-c++ cmake ninja pkgconf ccache pcre2-devel utf8proc-devel yaml-cpp-devel libopenssl-devel nlohmann_json-devel cli11-devel tbb-devel Catch2-devel" >&2
     exit 1
   fi
 }

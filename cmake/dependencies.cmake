@@ -3,12 +3,13 @@ set(FLYWHEEL_LIBRARIES "")
 if(NOT FLYWHEEL_KERNELS_ONLY)
   find_package(nlohmann_json REQUIRED)  # headers only, used while compiling
 
-  # PCRE2 (pre-tokenizer expressions), utf8proc (Unicode normalisation)
+  # PCRE2 (pre-tokenizer expressions), utf8proc (Unicode normalisation), yaml-cpp (recipes), OpenSSL (SHA-256)
   include(${CMAKE_CURRENT_LIST_DIR}/third_party.cmake)
   if(FLYWHEEL_MISSING)
     message(FATAL_ERROR "flywheel needs ${FLYWHEEL_MISSING}; cmake/bootstrap.sh installs what is missing")
   endif()
-  set(FLYWHEEL_LIBRARIES $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> flywheel_private::pcre2 flywheel_private::utf8proc)
+  set(FLYWHEEL_LIBRARIES $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> flywheel_private::pcre2 flywheel_private::utf8proc
+    flywheel_private::yaml-cpp flywheel_private::openssl)
 endif()
 
 if(NOT FLYWHEEL_SERIAL)

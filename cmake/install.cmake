@@ -70,7 +70,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/flywheelConfig.cmake ${CMAKE_CURRENT_B
 
 # pkg-config. Only one kind of library is installed, so when it is static its dependencies are public here: linking works
 # with and without --static.
-set(requires libpcre2-8 libutf8proc)
+set(requires libpcre2-8 libutf8proc yaml-cpp libcrypto)
 set(libs "")
 if(FLYWHEEL_NEEDS_TBB)
   list(APPEND requires tbb)

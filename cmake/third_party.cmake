@@ -1,11 +1,11 @@
-# Finds the C libraries that flywheel links privately. Used by the build, and installed beside the package config,
+# Finds the libraries that flywheel links privately. Used by the build, and installed beside the package config,
 # because whoever links a static flywheel links these too. Each is looked for as a CMake package first (upstream, vcpkg,
 # Conan), then with pkg-config's help, then in the usual places (Debian's PCRE2 and utf8proc ship no CMake package).
 include_guard(DIRECTORY)
 
-# flywheel_find_c_library(NAME "CMake package" "its targets" pkg-config-module header libraries...)
+# flywheel_find_library(NAME "CMake package" "its targets" pkg-config-module header libraries...)
 # defines flywheel_private::NAME, or sets FLYWHEEL_MISSING in the caller's scope.
-macro(flywheel_find_c_library name package targets module header)
+macro(flywheel_find_library name package targets module header)
   if(NOT TARGET flywheel_private::${name})
     find_package(${package} CONFIG QUIET)
     foreach(_flywheel_target IN ITEMS ${targets})
@@ -34,5 +34,7 @@ macro(flywheel_find_c_library name package targets module header)
 endmacro()
 
 set(FLYWHEEL_MISSING "")
-flywheel_find_c_library(pcre2 PCRE2 "PCRE2::8BIT;pcre2::pcre2-8" libpcre2-8 pcre2.h pcre2-8 pcre2-8-static)
-flywheel_find_c_library(utf8proc utf8proc "utf8proc::utf8proc;utf8proc" libutf8proc utf8proc.h utf8proc utf8proc_static)
+flywheel_find_library(pcre2 PCRE2 "PCRE2::8BIT;pcre2::pcre2-8" libpcre2-8 pcre2.h pcre2-8 pcre2-8-static)
+flywheel_find_library(utf8proc utf8proc "utf8proc::utf8proc;utf8proc" libutf8proc utf8proc.h utf8proc utf8proc_static)
+flywheel_find_library(yaml-cpp yaml-cpp "yaml-cpp::yaml-cpp;yaml-cpp" yaml-cpp yaml-cpp/yaml.h yaml-cpp)
+flywheel_find_library(openssl OpenSSL "OpenSSL::Crypto" libcrypto openssl/evp.h crypto libcrypto)

@@ -40,6 +40,8 @@ class FlywheelConan(ConanFile):
         self.requires("nlohmann_json/3.11.3", visible=False)
         self.requires("pcre2/10.42")
         self.requires("utf8proc/2.9.0")
+        self.requires("yaml-cpp/0.8.0")
+        self.requires("openssl/[>=3 <4]")
         if self.options.with_tbb:
             self.requires("onetbb/2021.12.0")
         if self.options.with_command:
@@ -77,7 +79,8 @@ class FlywheelConan(ConanFile):
         library = self.cpp_info.components["library"]
         library.set_property("cmake_target_name", "flywheel::flywheel")
         library.libs = ["flywheel"]
-        library.requires = ["nlohmann_json::nlohmann_json", "pcre2::pcre2-8", "utf8proc::utf8proc"]
+        library.requires = ["nlohmann_json::nlohmann_json", "pcre2::pcre2-8", "utf8proc::utf8proc", "yaml-cpp::yaml-cpp",
+                            "openssl::crypto"]
         if self.options.with_tbb:
             library.requires.append("onetbb::libtbb")
         if self.options.with_command:

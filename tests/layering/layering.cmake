@@ -4,7 +4,7 @@ cmake_minimum_required(VERSION 3.22)
 
 # A room may include itself and the rooms named here. `graph` and `device` describe work to each other and stand on one
 # floor: their interface headers may include each other.
-set(rooms core formats io kernels text graph device model evaluate quant measure cli device_conformance)
+set(rooms core formats io kernels text graph device model evaluate quant adapt measure cli device_conformance)
 set(below_core "")
 set(below_formats core)
 set(below_io core formats)
@@ -15,8 +15,9 @@ set(below_device core formats io kernels text graph)
 set(below_model core formats io kernels text graph device)
 set(below_evaluate core formats io kernels text graph device model)
 set(below_quant core formats io kernels text graph device model evaluate)
+set(below_adapt core formats io kernels text graph device model evaluate quant)
 set(below_measure core formats kernels)
-set(below_cli core formats io kernels text graph device model evaluate quant measure)
+set(below_cli core formats io kernels text graph device model evaluate quant adapt measure)
 
 set(below_device_conformance core device cli)
 

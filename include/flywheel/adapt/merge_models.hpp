@@ -1,0 +1,74 @@
+// Merging models: from a recipe, or from a plan of one's own, to a file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "flywheel/adapt/merge/method.hpp"
+#include "flywheel/core/config.hpp"
+#include "flywheel/core/context.hpp"
+#include "flywheel/core/dtype.hpp"
+#include "flywheel/core/progress.hpp"
+#include "flywheel/core/result.hpp"
+#include "flywheel/io/archive.hpp"
+
+namespace flywheel::inline v0::adapt {
+
+/// One tensor of the result, and how it comes about.
+struct merge_step {
+  std::string name;
+  shape dims;
+  dtype type = dtype::f16;
+  const merge::method* how = nullptr;  ///< Null: a copy of the one input.
+  struct input {
+    std::size_t model = 0;  ///< Index into merge_plan::models.
+    std::string tensor;
+  };
+  std::vector<input> inputs;  ///< Of the result's extents.
+  std::optional<input> base;
+  std::vector<double> parameters;  ///< As merge::task has them.
+};
+
+/// Everything about a merge but the doing. Plain data.
+struct merge_plan {
+  std::vector<io::archive> models;  ///< Of any float or quantized type; with GGUF's names.
+  io::metadata metadata;            ///< Of the result.
+  std::vector<merge_step> steps;    ///< In file order.
+  std::uint64_t seed = 0;
+  /// Bytes held at once by `workers` workers, beside the mapped files.
+  [[nodiscard]] FLYWHEEL_API std::uint64_t peak_memory(unsigned workers) const;
+};
+
+struct merge_options {
+  flywheel::context context = {};  ///< Threads; empty: one with default options is created.
+  flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
+};
+
+struct merge_report {
+  std::uint64_t tensors = 0, copied = 0;
+  std::uint64_t bytes = 0;       ///< Of the result's tensors.
+  std::uint64_t bytes_read = 0;  ///< Of the inputs' tensors, each pass counted.
+  double seconds = 0;
+};
+
+/// Merges into `out`: GGUF, or safetensors where the name ends with .safetensors. A few MiB of every model are in
+/// memory at once. The file appears under its name only when it is complete. The same bytes for any number of threads.
+/// Errors: invalid_argument (a plan that does not fit its models; NaN or infinity in a weight, naming file and tensor;
+/// `out` is one of the inputs), unsupported (a type without decoder or encoder), cancelled, io, out_of_memory.
+[[nodiscard]] FLYWHEEL_API result<merge_report> merge_models(const merge_plan& plan, const std::filesystem::path& out,
+                                                             const merge_options& options = {});
+/// The same as an archive in memory, whose matrices are f16 where a step says f16 (for searches over recipes).
+[[nodiscard]] FLYWHEEL_API result<io::archive> merge_in_memory(const merge_plan& plan,
+                                                               const merge_options& options = {});
+
+/// By name; null when there is none.
+[[nodiscard]] FLYWHEEL_API const merge::method* find_merge_method(std::string_view name) noexcept;
+/// All of them, in the order of methods.inc.
+[[nodiscard]] FLYWHEEL_API std::vector<const merge::method*> merge_methods();
+
+}  // namespace flywheel::inline v0::adapt
