@@ -17,7 +17,7 @@ namespace flywheel::inline v0 {
 /// general.architecture, general.name, adapter.lora.alpha (f32; the factor of a product is alpha / its rank, 1 where
 /// alpha is 0). Tensors, where W is a tensor of the base:
 ///
-///     W.lora_a [r, k], W.lora_b [n, r]                      of a product's weight
+///     W.lora_a [r, k], W.lora_b [n, r]                      of a product's weight, per expert [experts, ...]
 ///     token_embd.weight.lora_a [vocab, r], .lora_b [n, r]   of embedding rows
 ///     output.weight.lora_a, .lora_b                         of the output head, also where the base's is token_embd
 ///     W.lora_magnitude [n]                                  of DoRA
