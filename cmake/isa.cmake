@@ -11,7 +11,7 @@ set(FLYWHEEL_ISA_CONFIG "")
 
 function(flywheel_isa name processor flags test)
   set(built 0)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "${processor}")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "${processor}" AND (NOT FLYWHEEL_ISA_CLUSTERS OR name IN_LIST FLYWHEEL_ISA_CLUSTERS))
     set(built 1)
     if(flags)
       string(MAKE_C_IDENTIFIER "FLYWHEEL_HAS_${name}" has)

@@ -11,9 +11,9 @@ usage: tests/run.sh [JOB...] [--all]
 Installs what is missing (cmake/bootstrap.sh), builds under build-test/ with warnings as errors, and runs:
   release   g++ Release build, the whole test suite                      (default)
   install   installed copies, static and shared, used by outside projects
-  clang     the second compiler: clang 16 or later, Release, core, kernels and device (asan compiles and runs all with it)
+  clang     the second compiler: clang 16 or later, Release, core and kernels (asan compiles and runs all with it)
   asan      all but the conformance kit's own suite under AddressSanitizer and UndefinedBehaviorSanitizer
-  tsan      core, device, measure and what of model starts threads, under ThreadSanitizer
+  tsan      core, device, measure and what of model starts threads, with one cluster's kernels, under ThreadSanitizer
   serial    the build without threads, oneTBB and mmap, for debugging: tests of core, formats, io and text
   arm64     core and kernels cross-compiled for arm64, their tests in qemu-user
 --all runs every job. A job that cannot run here (no second compiler, no emulator) is reported as skipped, never as passed.
@@ -63,23 +63,23 @@ suite() {  # suite NAME CTEST-OPTIONS...
 # Why a job cannot run here; the job then returns 77.
 skip() { skipped=$1; return 77; }
 
-# The library's sources are compiled one by one in the first job, which shows that each has the includes it needs. All
-# others are compiled several at once, which takes half the time.
+# Sources are compiled several at once, which takes half the time. That each has the includes it needs shows in the job
+# install, which compiles the library's one by one, for debugging.
 unity=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=6)
-single=("${unity[@]}" -DFLYWHEEL_UNITY_LIBRARY=OFF)
+# Builds in neighbouring folders with the same flags compile things once.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 job_release() {
-  configure release "$cxx" "${single[@]}" -DCMAKE_BUILD_TYPE=Release && build release all && suite release
+  configure release "$cxx" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release && build release all && suite release
 }
 job_install() {
-  configure release "$cxx" "${single[@]}" -DCMAKE_BUILD_TYPE=Release && build release all &&
+  configure release "$cxx" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release && build release all &&
     tests/install/run.sh "$root/build-test/release" "$root/build-test/install" "$cxx" "$clang"
 }
 job_clang() {
   [ -n "$clang" ] || skip "no clang 16 or later here" || return
-  configure clang "$clang" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_BUILD_EXAMPLES=OFF \
-    -DFLYWHEEL_BUILD_CLI=OFF && build clang test-core test-kernels test-device &&
-    suite clang -R '^(core|kernels|device|odr)$'
+  configure clang "$clang" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_KERNELS_ONLY=ON &&
+    build clang flywheel test-core test-kernels && suite clang -R '^(core|kernels|odr)$'
 }
 job_asan() {
   local compiler=${clang:-$cxx}
@@ -89,7 +89,7 @@ job_asan() {
 }
 job_tsan() {  # not with clang: its runtime forbids the tests' own operator new
   configure tsan "$cxx" "${unity[@]}" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
-    -DFLYWHEEL_SANITIZE=thread \
+    -DFLYWHEEL_SANITIZE=thread "-DFLYWHEEL_ISA_CLUSTERS=generic;x86_avx2;arm64_dotprod" \
     -DFLYWHEEL_BUILD_EXAMPLES=OFF -DFLYWHEEL_BUILD_CLI=OFF && build tsan test-core test-device test-model test-measure &&
     suite tsan -R '^(core|device|measure)$' &&
     (cd "$root/build-test/tsan/bin" &&

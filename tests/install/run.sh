@@ -20,11 +20,14 @@ launcher=()
 if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
 # ---- install, then move: nothing may remember where it was built or first installed --------------------------------
-quietly cmake -S "$root" -B "$work/build-shared" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_COMPILER="$cxx" \
+# Beside the static build and with its flags, so that ccache has compiled it already.
+build_shared=$(dirname "$static_build")/shared
+quietly cmake -S "$root" -B "$build_shared" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON \
+  -DCMAKE_UNITY_BUILD_BATCH_SIZE=6 -DCMAKE_CXX_COMPILER="$cxx" \
   -DBUILD_SHARED_LIBS=ON -DFLYWHEEL_WERROR=ON -DFLYWHEEL_BUILD_TESTS=OFF -DFLYWHEEL_BUILD_EXAMPLES=OFF
-quietly cmake --build "$work/build-shared"
+quietly cmake --build "$build_shared"
 for kind in static shared; do
-  if [ $kind = static ]; then build=$static_build; else build=$work/build-shared; fi
+  if [ $kind = static ]; then build=$static_build; else build=$build_shared; fi
   rm -rf "$work/staged" "${work:?}/$kind"
   quietly cmake --install "$build" --prefix "$work/staged"
   mv "$work/staged" "$work/$kind"
@@ -94,7 +97,7 @@ consume find-static "$cxx" -DCMAKE_PREFIX_PATH="$work/static"
 # A shared library brings what it needs: the consumer finds nothing else.
 consume find-shared "$cxx" -DCMAKE_PREFIX_PATH="$work/shared" -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON \
   -DCMAKE_DISABLE_FIND_PACKAGE_Threads=ON -DCMAKE_DISABLE_FIND_PACKAGE_PkgConfig=ON -DCMAKE_DISABLE_FIND_PACKAGE_PCRE2=ON
-consume fetch-static "$cxx" -DCONSUMER_MODE=fetch -DFLYWHEEL_SOURCE="$root" -DCMAKE_UNITY_BUILD=ON -DCMAKE_BUILD_TYPE=Debug
+consume fetch-static "$cxx" -DCONSUMER_MODE=fetch -DFLYWHEEL_SOURCE="$root" -DCMAKE_BUILD_TYPE=Debug
 if [ -n "$second" ]; then
   consume find-static-second-compiler "$second" -DCMAKE_PREFIX_PATH="$work/static"
 fi
