@@ -54,10 +54,10 @@ build() {  # build NAME TARGETS...
   cmake --build "$root/build-test/$name" --target "$@" >"$root/build-test/$name.log" 2>&1 || {
     grep -E -A 20 'FAILED|error:|warning:' "$root/build-test/$name.log" | head -n 200; return 1; }
 }
-suite() {  # suite NAME CTEST-OPTIONS...
+suite() {  # suite NAME CTEST-OPTIONS...; one test more than cores, for some wait
   local name=$1
   shift
-  (cd "$root/build-test/$name" && ctest --output-on-failure --no-tests=error -j "$cores" "$@" </dev/null)
+  (cd "$root/build-test/$name" && ctest --output-on-failure --no-tests=error -j $((cores + 1)) "$@" </dev/null)
 }
 
 # Why a job cannot run here; the job then returns 77.

@@ -23,6 +23,8 @@ struct settings {
   bool quick = false;
   std::uint64_t seed = 1;
   double timeout = 30;  ///< Seconds.
+  /// Groups of checks; empty: all, without which nothing is said to conform.
+  std::vector<std::string> only;
 };
 
 /// What the checks of a group share: an open device.

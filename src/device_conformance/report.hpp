@@ -9,9 +9,11 @@ namespace flywheel::kit {
 
 struct counts {
   int passed = 0, failed = 0, skipped = 0;
-  bool conforms = false;  ///< Every mandatory check passed or does not apply.
+  bool refused = false;   ///< A mandatory check failed.
+  bool whole = false;     ///< All groups were checked.
+  bool conforms = false;  ///< Every mandatory check there is passed or does not apply.
 };
-[[nodiscard]] counts count(const run_result& r);
+[[nodiscard]] counts count(const settings& s, const run_result& r);
 [[nodiscard]] std::string json_report(const settings& s, const run_result& r);
 [[nodiscard]] std::string markdown_report(const settings& s, const run_result& r);
 

@@ -9,6 +9,11 @@ using namespace flywheel::test;
 
 namespace {
 
+/// The groups that the checks are of, which takes less time than all of them.
+finished check_groups(const std::string& device, const std::string& groups, const std::string& timeout = "2") {
+  return process({device, "--quick", "--json", "--only", groups, "--timeout", timeout}).wait();
+}
+
 finished check_device(const std::string& device, const arguments& more = {"--timeout", "2"}) {
   arguments words = {device, "--quick", "--json"};
   words.insert(words.end(), more.begin(), more.end());
@@ -35,6 +40,13 @@ void check_conforms(const std::string& device) {
 
 struct expectation {
   std::string device, check, message;
+  [[nodiscard]] std::string group() const {
+    const std::string of = check.substr(0, check.find('.'));
+    if (of == "pack") return "packing";
+    if (of == "compile" || of == "load") return "programs";
+    if (of == "table" || of == "caps" || of == "query") return "interface";
+    return of;
+  }
 };
 
 }  // namespace
@@ -78,12 +90,9 @@ TEST_CASE("each broken device is caught by a check that names its fault") {
       {"no-wait", "table.complete", "the table lacks wait"},
       {"strange-caps", "caps.sane", "caps.alignment is 48; it must be a power of two"},
   };
-  std::string last;
-  json r;
   for (const expectation& e : all) {
     INFO(e.device);
-    if (e.device != last) r = report_of(check_device(broken + ":" + e.device), 1);
-    last = e.device;
+    const json r = report_of(check_groups(broken + ":" + e.device, e.group()), 1);
     CHECK(r.at("conforms") == false);
     bool found = false;
     for (const json& c : r.at("checks")) {
@@ -110,7 +119,7 @@ TEST_CASE("what a fault does not touch still passes") {
 }
 
 TEST_CASE("a wait that never returns is given up") {
-  const json r = report_of(check_device(broken + ":wait-without-end", {"--timeout", "0.1"}), 1);
+  const json r = report_of(check_groups(broken + ":wait-without-end", "fences", "0.1"), 1);
   bool found = false;
   for (const json& c : r.at("checks"))
     found = found || c.at("message").get<std::string>().find(
