@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "src/model/portable_math.hpp"
+#include "flywheel/detail/portable_math.hpp"
 
 namespace flywheel::inline v0::evaluate {
 namespace {

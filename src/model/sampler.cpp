@@ -9,7 +9,7 @@
 
 #include "flywheel/detail/try.hpp"
 #include "src/model/log_sum.hpp"
-#include "src/model/portable_math.hpp"
+#include "flywheel/detail/portable_math.hpp"
 
 namespace flywheel::inline v0 {
 namespace {

@@ -1,4 +1,4 @@
-#include "src/model/portable_math.hpp"
+#include "flywheel/detail/portable_math.hpp"
 
 #include <bit>
 #include <cmath>
