@@ -6,11 +6,10 @@
 #include <utility>
 
 #include "flywheel/detail/try.hpp"
-#include "flywheel/evaluate/compare.hpp"
 #include "flywheel/graph/rewrite.hpp"
-#include "flywheel/model/model.hpp"
 #include "src/quant/model_graph.hpp"
 #include "src/quant/moments_observer.hpp"
+#include "src/quant/observed_run.hpp"
 
 namespace flywheel::inline v0::quant {
 namespace {
@@ -126,28 +125,16 @@ result<moments_by_tensor> moments_observer::take() {
 result<moments_by_tensor> collect_moments(const io::archive& file, std::string_view text,
                                           const calibration_options& options) {
   return detail::guarded([&]() -> result<moments_by_tensor> {
-    model_options with;
-    FLYWHEEL_TRY(with.context, options.context.or_default());
-    with.control.stop = options.control.stop;
-    const auto observer = std::make_shared<moments_observer>(with.context, options.wants);
-    with.observer = observer;
-    FLYWHEEL_TRY(const model opened, model::open(file, with));
-    evaluate::text_options cut;
-    cut.ctx = options.chunk;
-    cut.max_windows = options.max_chunks;
-    cut.spread = true;
-    FLYWHEEL_TRY(const std::vector<evaluate::window> windows, evaluate::cut_windows(opened.tokenizer(), text, cut));
-    session_options sequence;
-    sequence.n_ctx = options.chunk;
-    FLYWHEEL_TRY(session s, opened.new_session(sequence));
-    std::uint64_t done = 0;
-    for (const evaluate::window& w : windows) {
-      s.clear();
-      // Every row goes into the output head, too.
-      const auto nothing = [](std::size_t, std::span<const float>) -> result<void> { return {}; };
-      FLYWHEEL_CHECK(s.prefill_rows(w.ids, 1, nothing, {{}, options.control.stop}));
-      if (options.control.progress) options.control.progress(++done, windows.size(), "second moments");
-    }
+    observed_run run;
+    FLYWHEEL_TRY(run.ctx, options.context.or_default());
+    const auto observer = std::make_shared<moments_observer>(run.ctx, options.wants);
+    run.text = text;
+    run.chunk = options.chunk;
+    run.max_chunks = options.max_chunks;
+    run.observer = observer;
+    run.control = options.control;
+    run.what = "second moments";
+    FLYWHEEL_CHECK(run_observed(file, run));
     FLYWHEEL_TRY(moments_by_tensor out, observer->take());
     FLYWHEEL_TRY(const std::vector<std::string> tables, tables_of(file));
     for (const std::string& name : tables)

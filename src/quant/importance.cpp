@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "flywheel/detail/try.hpp"
-#include "flywheel/evaluate/compare.hpp"
 #include "src/quant/importance_observer.hpp"
+#include "src/quant/observed_run.hpp"
 
 namespace flywheel::inline v0::quant {
 namespace {
@@ -91,30 +91,18 @@ result<importance_matrix> collect_importance(const io::archive& file, std::strin
                                              const importance_options& options) {
   return detail::guarded([&]() -> result<importance_matrix> {
     const auto observer = std::make_shared<importance_observer>();
-    model_options with;
-    with.context = options.context;
-    with.control = options.control;
-    with.observer = observer;
-    FLYWHEEL_TRY(const model opened, model::open(file, with));
-    evaluate::text_options cut;
-    cut.ctx = options.chunk;
-    cut.max_windows = options.max_chunks;
-    cut.spread = true;
-    FLYWHEEL_TRY(const std::vector<evaluate::window> windows, evaluate::cut_windows(opened.tokenizer(), text, cut));
-    session_options sequence;
-    sequence.n_ctx = options.chunk;
-    FLYWHEEL_TRY(session s, opened.new_session(sequence));
-    std::uint64_t done = 0;
-    for (const evaluate::window& w : windows) {
-      s.clear();
-      // All logits: the last layer computes what is asked for alone.
-      const auto nothing = [](std::size_t, std::span<const float>) -> result<void> { return {}; };
-      FLYWHEEL_CHECK(s.prefill_rows(w.ids, 1, nothing, {{}, options.control.stop}));
-      if (options.control.progress) options.control.progress(++done, windows.size(), "importance");
-    }
+    observed_run run;
+    FLYWHEEL_TRY(run.ctx, options.context.or_default());
+    run.text = text;
+    run.chunk = options.chunk;
+    run.max_chunks = options.max_chunks;
+    run.observer = observer;
+    run.control = options.control;
+    run.what = "importance";
+    FLYWHEEL_TRY(const std::uint32_t windows, run_observed(file, run));
     FLYWHEEL_TRY(importance_matrix out, observer->take());
     if (!options.dataset.empty()) out.datasets.push_back(options.dataset);
-    out.chunks = static_cast<std::uint32_t>(windows.size());
+    out.chunks = windows;
     out.chunk_size = static_cast<std::uint32_t>(options.chunk);
     return out;
   });
