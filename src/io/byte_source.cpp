@@ -14,11 +14,12 @@ namespace {
 
 error beyond_end() { return {errc::invalid_argument, "the range lies beyond the end of the file", {}}; }
 
-/// Bytes that are addressable: a mapped file, or the host's memory.
+/// Bytes that are addressable: a mapped file, the host's memory, or its own.
 class memory_source final : public byte_source {
  public:
   memory_source(std::span<const std::byte> bytes, std::shared_ptr<const mapped_file> file)
       : bytes_(bytes), file_(std::move(file)) {}
+  explicit memory_source(buffer own) : own_(std::move(own)), bytes_(own_.bytes()) {}
   [[nodiscard]] std::uint64_t size() const noexcept override { return bytes_.size(); }
   [[nodiscard]] std::span<const std::byte> mapped() const noexcept override { return bytes_; }
   [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> out) const override {
@@ -35,6 +36,7 @@ class memory_source final : public byte_source {
   }
 
  private:
+  buffer own_;
   std::span<const std::byte> bytes_;
   std::shared_ptr<const mapped_file> file_;
 };
@@ -64,6 +66,8 @@ source_ptr make_source(std::shared_ptr<const mapped_file> file) {
 }
 
 source_ptr make_source(std::span<const std::byte> bytes) { return std::make_shared<memory_source>(bytes, nullptr); }
+
+source_ptr make_source(buffer bytes) { return std::make_shared<memory_source>(std::move(bytes)); }
 
 source_ptr make_source(const reader_callback& reader) { return std::make_shared<callback_source>(reader); }
 

@@ -1,13 +1,12 @@
 #include "src/model/tensor_pipeline.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
 #include <system_error>
 #include <utility>
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/formats/formats.hpp"
+#include "src/core/run_tasks.hpp"
 #include "src/io/byte_source.hpp"
 #include "src/io/output_file.hpp"
 #include "src/model/device_safetensors.hpp"
@@ -17,9 +16,9 @@ namespace {
 
 constexpr std::int64_t piece_bytes = std::int64_t{8} << 20;  ///< Of a tensor that are in memory at once.
 
-std::uint64_t stored_bytes(const io::tensor_info& tensor, dtype type) noexcept {
-  if (type == tensor.type) return tensor.bytes;
-  return static_cast<std::uint64_t>(tensor.dims.rows()) * row_bytes(type, tensor.dims.cols());
+std::uint64_t stored_bytes(const io::tensor_plan& tensor) noexcept {
+  if (tensor.bytes > 0) return tensor.bytes;
+  return static_cast<std::uint64_t>(tensor.dims.rows()) * row_bytes(tensor.type, tensor.dims.cols());
 }
 
 /// A name beside the file; when that is a link: beside the one it leads to, as the writer has it.
@@ -88,29 +87,47 @@ result<tensor_pipeline> tensor_pipeline::create(const io::archive& from, const s
                                                 io::metadata meta, std::span<const dtype> types,
                                                 std::optional<std::string> resume_key, const context& ctx,
                                                 const flywheel::control& control) {
-  tensor_pipeline made(from);
+  std::vector<io::tensor_plan> plans;
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    const io::tensor_info& tensor = from.tensors()[i];
+    plans.push_back({tensor.name, types[i], tensor.dims, types[i] == tensor.type ? tensor.bytes : 0});
+  }
+  FLYWHEEL_CHECK(check_apart(from, out, resume_key.has_value()));
+  FLYWHEEL_TRY(tensor_pipeline made,
+               begin(std::move(plans), out, std::move(meta), std::move(resume_key), ctx, control));
+  made.from_ = from;
+  return made;
+}
+
+result<tensor_pipeline> tensor_pipeline::create(std::vector<io::tensor_plan> tensors, const std::filesystem::path& out,
+                                                io::metadata meta, const context& ctx,
+                                                const flywheel::control& control) {
+  return begin(std::move(tensors), out, std::move(meta), std::nullopt, ctx, control);
+}
+
+result<tensor_pipeline> tensor_pipeline::begin(std::vector<io::tensor_plan> tensors, const std::filesystem::path& out,
+                                               io::metadata meta, std::optional<std::string> resume_key,
+                                               const context& ctx, const flywheel::control& control) {
+  tensor_pipeline made;
   made.out_ = out;
-  made.types_.assign(types.begin(), types.end());
+  made.tensors_ = std::move(tensors);
   made.ctx_ = ctx;
   made.control_ = control;
   made.safetensors_ = out.extension() == ".safetensors";
   made.resumable_ = resume_key.has_value();
   std::vector<io::tensor_plan> plans;
-  for (std::size_t i = 0; i < types.size(); ++i) {
-    const io::tensor_info& tensor = from.tensors()[i];
-    made.total_ += stored_bytes(tensor, types[i]);
+  for (const io::tensor_plan& tensor : made.tensors_) {
+    made.total_ += stored_bytes(tensor);
     made.first_plan_.push_back(plans.size());
-    io::tensor_plan plan{tensor.name, types[i], tensor.dims, types[i] == tensor.type ? tensor.bytes : 0};
     if (made.safetensors_)
-      plan_safetensors(plan, plans);
+      plan_safetensors(tensor, plans);
     else
-      plans.push_back(std::move(plan));
+      plans.push_back(tensor);
   }
   made.first_plan_.push_back(plans.size());
   if (made.safetensors_) {
     FLYWHEEL_TRY(meta, to_strings(meta));
   }
-  FLYWHEEL_CHECK(check_apart(from, out, made.resumable_));
   FLYWHEEL_CHECK(check_space(out, made.total_, made.resumable_));
   const io::container kind = made.safetensors_ ? io::container::safetensors : io::container::gguf;
   auto writer =
@@ -126,9 +143,7 @@ bool tensor_pipeline::complete(std::size_t tensor) const noexcept {
   return true;
 }
 
-void tensor_pipeline::pass(std::size_t tensor) noexcept {
-  done_ += stored_bytes(from_.tensors()[tensor], type_of(tensor));
-}
+void tensor_pipeline::pass(std::size_t tensor) noexcept { done_ += stored_bytes(tensors_[tensor]); }
 
 result<void> tensor_pipeline::write_pending() {
   if (!pending_) return {};
@@ -136,9 +151,9 @@ result<void> tensor_pipeline::write_pending() {
   if (resumable_ && selected_ != p.tensor) FLYWHEEL_CHECK(writer_->select(first_plan_[p.tensor]));
   selected_ = p.tensor;
   std::span<const std::byte> bytes = p.bytes;
-  const dtype type = type_of(p.tensor);
+  const dtype type = tensors_[p.tensor].type;
   if (safetensors_ && is_device_format(type)) {
-    const std::int64_t cols = from_.tensors()[p.tensor].dims.cols();
+    const std::int64_t cols = tensors_[p.tensor].dims.cols();
     codes_.clear();
     take_apart(type, cols, static_cast<std::int64_t>(bytes.size() / row_bytes(type, cols)), bytes.data(), codes_,
                scales_);
@@ -155,74 +170,72 @@ result<void> tensor_pipeline::write_pending() {
 }
 
 result<void> tensor_pipeline::step(piece next, std::size_t chunks,
-                                   function_ref<result<void>(std::size_t, piece&, row_reader::scratch&)> make) {
+                                   function_ref<result<void>(std::size_t, piece&, unsigned)> make) {
   if (control_.stopped()) return error{errc::cancelled, "writing was cancelled", out_.string()};
-  std::atomic<std::size_t> tasks{0};
-  std::mutex guard;
-  std::size_t failed_at = static_cast<std::size_t>(-1);  // the first task's error is reported, whoever comes first
-  std::optional<error> failure;
   executor& pool = ctx_.executor();
   const auto workers = static_cast<unsigned>(std::min<std::size_t>(pool.concurrency(), chunks + 1));
-  scratch_.resize(workers > scratch_.size() ? workers : scratch_.size());
-  pool.run(workers, [&](unsigned worker) {
-    for (std::size_t task; (task = tasks.fetch_add(1, std::memory_order_relaxed)) <= chunks;) {
-      const result<void> done =
-          guarded([&] { return task == 0 ? write_pending() : make(task - 1, next, scratch_[worker]); });
-      if (done) continue;
-      const std::scoped_lock lock(guard);
-      if (task < failed_at) failed_at = task, failure = done.error();
-    }
-  });
-  if (failure) return *std::move(failure);
+  FLYWHEEL_CHECK(run_tasks(pool, workers, chunks + 1, [&](std::size_t task, unsigned worker) {
+    return task == 0 ? write_pending() : make(task - 1, next, worker);
+  }));
   done_ += next.bytes.size();
   const std::size_t tensor = next.tensor;
   pending_ = std::move(next);
-  if (control_.progress) control_.progress(done_, total_, from_.tensors()[tensor].name);
+  if (control_.progress) control_.progress(done_, total_, tensors_[tensor].name);
   return {};
 }
 
-result<void> tensor_pipeline::copy(std::size_t tensor) {
-  const io::tensor_info& info = from_.tensors()[tensor];
+result<void> tensor_pipeline::copy(std::size_t tensor, const io::archive& from, const io::tensor_info& info) {
   // What is computed on reading comes in whole rows.
   const std::uint64_t row = std::max<std::uint64_t>(1, row_bytes(info.type, info.dims.cols()));
   const std::uint64_t size = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(piece_bytes) / row) * row;
   for (std::uint64_t at = 0; at < info.bytes; at += size) {
     piece next{tensor, std::move(spare_), at + size >= info.bytes};
     next.bytes.resize(static_cast<std::size_t>(std::min(size, info.bytes - at)));
-    FLYWHEEL_CHECK(step(std::move(next), 1,
-                        [&](std::size_t, piece& p, row_reader::scratch&) { return from_.read(info, at, p.bytes); }));
+    FLYWHEEL_CHECK(
+        step(std::move(next), 1, [&](std::size_t, piece& p, unsigned) { return from.read(info, at, p.bytes); }));
   }
-  from_.release(info);
+  from.release(info);
+  return {};
+}
+
+result<void> tensor_pipeline::make(std::size_t tensor, std::int64_t per_chunk, std::size_t row_cost, make_fn make) {
+  const io::tensor_plan& plan = tensors_[tensor];
+  const std::int64_t rows = plan.dims.rows();
+  const std::size_t row = row_bytes(plan.type, plan.dims.cols());
+  const std::int64_t per_piece =
+      std::max<std::int64_t>(1, piece_bytes / static_cast<std::int64_t>(row_cost) / per_chunk) * per_chunk;
+  for (std::int64_t first = 0; first < rows; first += per_piece) {
+    const std::int64_t n = std::min(per_piece, rows - first);
+    piece next{tensor, std::move(spare_), first + n == rows};
+    next.bytes.resize(static_cast<std::size_t>(n) * row);
+    const auto chunk = [&](std::size_t index, piece& p, unsigned worker) {
+      const std::int64_t begin = static_cast<std::int64_t>(index) * per_chunk, count = std::min(per_chunk, n - begin);
+      return make(
+          first + begin, count, worker,
+          std::span(p.bytes).subspan(static_cast<std::size_t>(begin) * row, static_cast<std::size_t>(count) * row));
+    };
+    FLYWHEEL_CHECK(step(std::move(next), static_cast<std::size_t>((n + per_chunk - 1) / per_chunk), chunk));
+  }
   return {};
 }
 
 result<void> tensor_pipeline::encode(std::size_t tensor, encode_fn encode) {
   const io::tensor_info& info = from_.tensors()[tensor];
   FLYWHEEL_TRY(const row_reader reader, row_reader::create(from_, info, ctx_));
-  const std::int64_t cols = info.dims.cols(), rows = info.dims.rows(), per_chunk = reader.rows_at_once();
-  const auto from = static_cast<std::int64_t>(row_bytes(info.type, cols));
-  const std::size_t to = row_bytes(type_of(tensor), cols);
-  const std::int64_t per_piece = std::max<std::int64_t>(1, piece_bytes / from / per_chunk) * per_chunk;
-  for (std::int64_t first = 0; first < rows; first += per_piece) {
-    const std::int64_t n = std::min(per_piece, rows - first);
-    piece next{tensor, std::move(spare_), first + n == rows};
-    next.bytes.resize(static_cast<std::size_t>(n) * to);
-    const auto chunk = [&](std::size_t index, piece& p, row_reader::scratch& own) -> result<void> {
-      const std::int64_t begin = static_cast<std::int64_t>(index) * per_chunk, count = std::min(per_chunk, n - begin);
-      FLYWHEEL_TRY(const std::span<const float> values, reader.read(first + begin, count, own));
-      return encode(
-          values, first + begin,
-          std::span(p.bytes).subspan(static_cast<std::size_t>(begin) * to, static_cast<std::size_t>(count) * to));
-    };
-    FLYWHEEL_CHECK(step(std::move(next), static_cast<std::size_t>((n + per_chunk - 1) / per_chunk), chunk));
-  }
+  scratch_.resize(ctx_.executor().concurrency());
+  FLYWHEEL_CHECK(
+      make(tensor, reader.rows_at_once(), row_bytes(info.type, info.dims.cols()),
+           [&](std::int64_t first, std::int64_t count, unsigned worker, std::span<std::byte> stored) -> result<void> {
+             FLYWHEEL_TRY(const std::span<const float> values, reader.read(first, count, scratch_[worker]));
+             return encode(values, first, stored);
+           }));
   from_.release(info);
   return {};
 }
 
 result<void> tensor_pipeline::put(std::size_t tensor, std::vector<std::byte> bytes) {
   return step(piece{tensor, std::move(bytes), true}, 0,
-              [](std::size_t, piece&, row_reader::scratch&) -> result<void> { return {}; });
+              [](std::size_t, piece&, unsigned) -> result<void> { return {}; });
 }
 
 result<std::filesystem::path> tensor_pipeline::partial() {

@@ -1,5 +1,5 @@
-// Tensors on their way from one model file into another: rows are read, decoded and encoded by all workers, a few MiB
-// at a time, while one of them writes what was encoded before.
+// Tensors on their way into a model file: rows are read, decoded and encoded by all workers, a few MiB at a time, while
+// one of them writes what was encoded before.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,10 @@ class tensor_pipeline {
   using encode_fn =
       function_ref<result<void>(std::span<const float> rows, std::int64_t first, std::span<std::byte> stored)>;
 
+  /// Rows first .. first+count-1 of a tensor, made where they will be stored. Called by several workers at once.
+  using make_fn =
+      function_ref<result<void>(std::int64_t first, std::int64_t count, unsigned worker, std::span<std::byte> stored)>;
+
   /// `types` [tensors]: what each tensor of `from` becomes, in that order. A file name that ends with .safetensors gets
   /// that container, with device formats taken apart. `resume_key`: as io::writer::resume has it; none: not resumable.
   /// Errors: io (not enough free space too), those of check_apart and of the writer.
@@ -33,13 +37,21 @@ class tensor_pipeline {
                                                       io::metadata meta, std::span<const dtype> types,
                                                       std::optional<std::string> resume_key, const context& ctx,
                                                       const flywheel::control& control);
+  /// Tensors of any origin, in file order, that `copy`, `make` and `put` give; not resumable. The caller has called
+  /// check_apart.
+  [[nodiscard]] static result<tensor_pipeline> create(std::vector<io::tensor_plan> tensors,
+                                                      const std::filesystem::path& out, io::metadata meta,
+                                                      const context& ctx, const flywheel::control& control);
 
   /// Whether an earlier run wrote this tensor.
   [[nodiscard]] bool complete(std::size_t tensor) const noexcept;
-  /// The stored bytes as they are.
-  [[nodiscard]] result<void> copy(std::size_t tensor);
+  /// The stored bytes as they are: of the archive's own tensor, or of another's.
+  [[nodiscard]] result<void> copy(std::size_t tensor) { return copy(tensor, from_, from_.tensors()[tensor]); }
+  [[nodiscard]] result<void> copy(std::size_t tensor, const io::archive& from, const io::tensor_info& info);
   /// Errors: those of `encode` (the first row's), unsupported (a stored type without decoder), cancelled, io.
   [[nodiscard]] result<void> encode(std::size_t tensor, encode_fn encode);
+  /// The same for rows from anywhere, at most `per_chunk` in a call; about 8 MiB at once, at `row_cost` bytes per row.
+  [[nodiscard]] result<void> make(std::size_t tensor, std::int64_t per_chunk, std::size_t row_cost, make_fn make);
   /// Bytes that were made elsewhere.
   [[nodiscard]] result<void> put(std::size_t tensor, std::vector<std::byte> bytes);
   /// A tensor that is complete already: only counted.
@@ -57,16 +69,18 @@ class tensor_pipeline {
     std::vector<std::byte> bytes;
     bool last = false;  ///< Of its tensor.
   };
-  explicit tensor_pipeline(const io::archive& from) : from_(from) {}
+  tensor_pipeline() = default;
+  static result<tensor_pipeline> begin(std::vector<io::tensor_plan> tensors, const std::filesystem::path& out,
+                                       io::metadata meta, std::optional<std::string> resume_key, const context& ctx,
+                                       const flywheel::control& control);
   /// Fills the next piece in parallel while the one before is written. `make` is called for chunks 0 .. chunks-1.
   result<void> step(piece next, std::size_t chunks,
-                    function_ref<result<void>(std::size_t chunk, piece& next, row_reader::scratch& own)> make);
+                    function_ref<result<void>(std::size_t chunk, piece& next, unsigned worker)> make);
   result<void> write_pending();
-  [[nodiscard]] dtype type_of(std::size_t tensor) const noexcept { return types_[tensor]; }
 
-  io::archive from_;
+  io::archive from_;  ///< Empty without one.
   std::filesystem::path out_;
-  std::vector<dtype> types_;
+  std::vector<io::tensor_plan> tensors_;
   std::vector<std::size_t> first_plan_;  ///< Of each tensor: its place in the writer's plan.
   std::optional<io::writer> writer_;
   std::optional<piece> pending_;

@@ -11,8 +11,6 @@
 #include <vector>
 
 #include "flywheel/core/config.hpp"
-#include "flywheel/core/result.hpp"
-#include "flywheel/core/tensor.hpp"
 
 namespace flywheel::inline v0::adapt::merge {
 
@@ -24,6 +22,8 @@ struct parameter_info {
   bool required = false;  ///< There is no fallback.
   double least = 0, most = 1;
   std::string_view what;  ///< For people.
+  /// Words that recipes may write instead of the numbers 0, 1, ...
+  std::span<const std::string_view> words = {};
 };
 
 /// Whole rows of one tensor. Element i is number first + i of the tensor, in row-major order.
@@ -43,6 +43,7 @@ struct collected {
 };
 struct pass {
   std::size_t sums = 0, counts = 0;  ///< How many it collects.
+  bool ordered = false;              ///< What follows wants its sums before each slice.
 };
 
 /// One tensor to merge.
@@ -56,50 +57,96 @@ struct task {
   std::span<const double> parameters;  ///< The method's, in its order: [models] for each that is per_model, else one.
 };
 
-/// A method at work on one tensor.
+/// A method at work on one tensor. `before` is what the last ordered pass added up in the slices before this one, for
+/// ties that are resolved by order; empty without such a pass. Functions may throw std::bad_alloc.
 class merger {
  public:
   virtual ~merger() = default;
   /// What the next pass collects; nothing more to look at when both are 0. Called again after each `finish_pass`.
   [[nodiscard]] virtual pass next_pass() const { return {}; }
-  /// One slice's part. Several threads at once; `out` is zero before.
-  virtual void look(const slice&, collected /*out*/) const {}
+  /// Adds one slice's part. Several threads at once.
+  virtual void look(const slice&, std::span<const double> /*before*/, collected /*out*/) const {}
   /// What all slices gave together.
   virtual void finish_pass(collected /*all*/) {}
-  /// The merged elements [slice.count]. Several threads at once. `before`: the sums that the last pass collected from
-  /// the slices before this one (for ties that are resolved by order). `out` is none of the inputs.
+  /// The merged elements [slice.count]. Several threads at once. `out` is none of the inputs.
   virtual void combine(const slice&, std::span<const double> before, float* out) const = 0;
 };
 
 enum class base_use : std::uint8_t { none, optional, required };
 
+/// Plain data; each method's header has one.
 struct method {
   std::string_view name;  ///< "ties"
   base_use base = base_use::none;
-  bool base_counts =
-      false;  ///< A base that is also listed as a model is merged like one (linear); else it is left out.
+  /// A base that is also listed as a model is merged like one (linear); else it is left out.
+  bool base_counts = false;
   std::size_t min_models = 1, max_models = static_cast<std::size_t>(-1);
-  std::span<const parameter_info> parameters;
-  std::string_view formula;  ///< One line, with its source.
+  std::span<const parameter_info> parameters = {};
+  std::string_view formula = {};  ///< One line, with its source.
   std::unique_ptr<merger> (*start)(const task&) = nullptr;
+  /// Why numbers that are each in range do not go together; empty when they do. May be null: they always do.
+  std::string_view (*refuses)(const task&) = nullptr;
 };
 
-/// Runs a method on whole tensors in memory, on this thread. `models` [n][elements]; `base` may be empty. The sizes
-/// must fit the task.
+/// The values of a parameter: [models] where it is per_model, else [1].
+[[nodiscard]] inline std::span<const double> values_of(std::span<const parameter_info> all, const task& what,
+                                                       std::string_view name) noexcept {
+  std::size_t at = 0;
+  for (const parameter_info& one : all) {
+    const std::size_t n = one.per_model ? what.models : 1;
+    if (one.name == name) return what.parameters.subspan(at, n);
+    at += n;
+  }
+  return {};
+}
+
+/// How many rows slices have: about 2^16 elements, which stay in a core's cache for a few models. Sums are rounded
+/// slice by slice, so this number is part of the results.
+[[nodiscard]] constexpr std::int64_t slice_rows(std::int64_t cols) noexcept {
+  return cols >= (std::int64_t{1} << 16) ? 1 : (std::int64_t{1} << 16) / std::max<std::int64_t>(1, cols);
+}
+
+/// Runs a method on whole tensors in memory, on this thread. `models` [n][elements]; `base` may be null. The sizes must
+/// fit the task. Throws std::bad_alloc.
 inline void merge_tensor(const method& how, const task& what, std::span<const float* const> models, const float* base,
                          std::span<float> out) {
   const auto running = how.start(what);
-  const slice all{models, base, 0, what.elements, what.cols};
-  std::vector<double> sums;
+  const std::int64_t step = slice_rows(what.cols) * what.cols;
+  std::vector<const float*> parts(models.size());
+  const auto for_slices = [&](auto&& visit) {
+    for (std::int64_t first = 0; first < what.elements; first += step) {
+      for (std::size_t m = 0; m < parts.size(); ++m) parts[m] = models[m] + first;
+      visit(slice{parts, base == nullptr ? nullptr : base + first, first, std::min(step, what.elements - first),
+                  what.cols});
+    }
+  };
+  std::vector<double> sums, part, before;  // before: [slices][sums of the last ordered pass]
   std::vector<std::uint64_t> counts;
+  std::size_t width = 0;
+  const auto before_slice = [&](std::int64_t first) {
+    return std::span<const double>(before).subspan(static_cast<std::size_t>(first / step) * width, width);
+  };
   for (pass p = running->next_pass(); p.sums + p.counts > 0; p = running->next_pass()) {
+    std::vector<double> next;
     sums.assign(p.sums, 0);
     counts.assign(p.counts, 0);
-    running->look(all, {sums, counts});
+    for_slices([&](const slice& s) {
+      if (p.ordered) next.insert(next.end(), sums.begin(), sums.end());
+      part.assign(p.sums, 0);
+      running->look(s, before_slice(s.first), {part, counts});
+      for (std::size_t i = 0; i < p.sums; ++i) sums[i] += part[i];
+    });
     running->finish_pass({sums, counts});
+    if (p.ordered) before = std::move(next), width = p.sums;
   }
-  std::fill(sums.begin(), sums.end(), 0);
-  running->combine(all, sums, out.data());
+  for_slices([&](const slice& s) { running->combine(s, before_slice(s.first), out.data() + s.first); });
+}
+
+/// The seed of one tensor.
+[[nodiscard]] constexpr std::uint64_t tensor_seed(std::uint64_t recipe, std::string_view name) noexcept {
+  std::uint64_t x = recipe ^ 0xcbf29ce484222325ULL;
+  for (const char c : name) x = (x ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;  // FNV-1a
+  return x;
 }
 
 /// Uniform in [0, 1): a pure function, so that random masks do not depend on how a tensor was cut.

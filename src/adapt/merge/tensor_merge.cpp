@@ -1,0 +1,289 @@
+#include "src/adapt/merge/tensor_merge.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "flywheel/detail/try.hpp"
+#include "flywheel/quant/quantize.hpp"
+#include "kernels/registry.hpp"
+#include "src/core/run_tasks.hpp"
+
+namespace flywheel::inline v0::adapt {
+namespace {
+
+/// Slices between two looks at the stop token, per worker: some milliseconds.
+constexpr std::size_t slices_per_round = 16;
+/// Inputs of a tensor up to this size stay mapped from pass to pass.
+constexpr std::uint64_t kept_mapped = std::uint64_t{256} << 20;
+
+error misfit(const merge_step& step, std::string message) {
+  return {errc::invalid_argument, std::move(message), "tensor '" + step.name + "'"};
+}
+
+/// The first element that is NaN or infinite; n when there is none.
+std::size_t first_not_finite(std::span<const float> values) noexcept {
+  constexpr std::int32_t infinity = 0x7f800000;
+  constexpr std::size_t block = 1024;
+  for (std::size_t first = 0; first < values.size(); first += block) {
+    const std::size_t n = std::min(block, values.size() - first);
+    std::int32_t found = 0;  // a comparison without a branch, so that the loop is one of vectors
+    for (std::size_t i = 0; i < n; ++i)
+      found |= (std::bit_cast<std::int32_t>(values[first + i]) & 0x7fffffff) >= infinity ? 1 : 0;
+    if (found == 0) continue;
+    for (std::size_t i = first;; ++i)
+      if (!std::isfinite(values[i])) return i;
+  }
+  return values.size();
+}
+
+/// The first element beyond what rounds to a finite number of the type; n when there is none.
+std::size_t first_beyond(std::span<const float> values, float limit) noexcept {
+  bool found = false;
+  for (const float v : values) found |= !(std::abs(v) < limit);
+  if (!found) return values.size();
+  return static_cast<std::size_t>(
+      std::find_if(values.begin(), values.end(), [&](float v) { return !(std::abs(v) < limit); }) - values.begin());
+}
+
+merge::task task_of(const merge_plan& plan, const merge_step& step) {
+  merge::task made;
+  made.name = step.name;
+  made.elements = step.dims.elements();
+  made.cols = step.dims.cols();
+  made.models = step.inputs.size();
+  made.base = step.base.has_value();
+  made.seed = merge::tensor_seed(plan.seed, step.name);
+  made.parameters = step.parameters;
+  return made;
+}
+
+/// Errors: invalid_argument, when the step is not what its method takes.
+result<void> check_method(const merge_plan& plan, const merge_step& step) {
+  const merge::method& how = *step.how;
+  const std::string name(how.name);
+  if (step.inputs.size() < how.min_models || step.inputs.size() > how.max_models)
+    return misfit(step, name + " does not merge " + std::to_string(step.inputs.size()) + " models");
+  if (how.base == merge::base_use::required && !step.base) return misfit(step, name + " needs a base model");
+  if (how.base == merge::base_use::none && step.base) return misfit(step, name + " takes no base model");
+  std::size_t at = 0;
+  for (const merge::parameter_info& p : how.parameters)
+    for (std::size_t i = 0; i < (p.per_model ? step.inputs.size() : 1); ++i, ++at) {
+      if (at >= step.parameters.size()) break;
+      const double value = step.parameters[at];
+      if (!(value >= p.least && value <= p.most))
+        return misfit(step, std::string(p.name) + " is " + std::to_string(value) + ", but " + name + " takes " +
+                                std::to_string(p.least) + " to " + std::to_string(p.most));
+    }
+  if (at != step.parameters.size())
+    return misfit(step,
+                  name + " has " + std::to_string(at) + " parameters, not " + std::to_string(step.parameters.size()));
+  if (how.refuses != nullptr)
+    if (const std::string_view why = how.refuses(task_of(plan, step)); !why.empty())
+      return misfit(step, name + ": " + std::string(why));
+  return {};
+}
+
+}  // namespace
+
+result<void> tensor_merge::open(const merge_plan& plan, const merge_step::input& input) {
+  if (input.model >= plan.models.size()) return misfit(*step_, "the plan has no such model");
+  const io::archive& model = plan.models[input.model];
+  const io::tensor_info* const tensor = model.find(input.tensor);
+  if (tensor == nullptr)
+    return error{errc::not_found, "there is no tensor '" + input.tensor + "', which '" + step_->name + "' comes from",
+                 model.path().string()};
+  if (!(tensor->dims == step_->dims))
+    return error{errc::invalid_argument,
+                 "tensor '" + input.tensor + "' is " + tensor->dims.to_string() + ", but '" + step_->name + "' is " +
+                     step_->dims.to_string(),
+                 model.path().string()};
+  sources_.push_back({&model, tensor});
+  return {};
+}
+
+result<tensor_merge> tensor_merge::create(const merge_plan& plan, const merge_step& step, const context& ctx) {
+  tensor_merge made(step, ctx);
+  for (const merge_step::input& input : step.inputs) FLYWHEEL_CHECK(made.open(plan, input));
+  if (step.base) FLYWHEEL_CHECK(made.open(plan, *step.base));
+  if (made.sources_.empty()) return misfit(step, "nothing to make it from");
+  if (step.how != nullptr)
+    FLYWHEEL_CHECK(check_method(plan, step));
+  else if (made.sources_.size() != 1)
+    return misfit(step, "a copy has one source");
+  const bool unchanged = step.how == nullptr || (step.how == find_merge_method("passthrough") &&
+                                                 !step.parameters.empty() && step.parameters.front() == 1);
+  if (unchanged && made.sources_.front().tensor->type == step.type) {
+    made.copied_ = true;
+    return made;
+  }
+  const dtype_info* const type = info(step.type);
+  if (type == nullptr || (!quant::can_quantize(step.type) && step.type != dtype::f32))
+    return error{errc::unsupported, "weights cannot be encoded as " + std::string(to_string(step.type)),
+                 "tensor '" + step.name + "'"};
+  if (step.dims.cols() % type->block_elements != 0)
+    return misfit(step, "rows of " + std::to_string(step.dims.cols()) + " are no whole blocks of " +
+                            std::string(to_string(step.type)));
+  for (const source& s : made.sources_) {
+    FLYWHEEL_TRY(detail::row_reader reader, detail::row_reader::create(*s.model, *s.tensor, ctx));
+    made.readers_.push_back(std::move(reader));
+  }
+  if (step.how != nullptr) made.method_ = step.how->start(task_of(plan, step));
+  if (step.type != dtype::f32 && step.type != dtype::f16) {
+    context_options alone;  // a worker rounds its own rows
+    alone.executor = serial_executor();
+    alone.isa = ctx.isa().selected;
+    FLYWHEEL_TRY(made.serial_, context::create(std::move(alone)));
+  }
+  return made;
+}
+
+std::span<const double> tensor_merge::before(std::int64_t slice) const noexcept {
+  return std::span(before_).subspan(static_cast<std::size_t>(slice) * width_, width_);
+}
+
+void tensor_merge::release() const noexcept {
+  for (const source& s : sources_) s.model->release(*s.tensor);
+}
+
+void tensor_merge::release_rows(std::int64_t first, std::int64_t count) const noexcept {
+  for (const source& s : sources_) {
+    const std::uint64_t row = row_bytes(s.tensor->type, step_->dims.cols());
+    s.model->sources()[s.tensor->part]->release(s.tensor->offset + static_cast<std::uint64_t>(first) * row,
+                                                static_cast<std::uint64_t>(count) * row);
+  }
+}
+
+result<merge::slice> tensor_merge::read(std::int64_t first, std::int64_t count, merge_scratch& scratch) const {
+  if (scratch.inputs.size() < readers_.size()) scratch.inputs.resize(readers_.size());
+  scratch.models.clear();
+  const std::int64_t cols = step_->dims.cols();
+  for (std::size_t i = 0; i < readers_.size(); ++i) {
+    FLYWHEEL_TRY(const std::span<const float> values, readers_[i].read(first, count, scratch.inputs[i]));
+    if (!checked_)
+      if (const std::size_t at = first_not_finite(values); at < values.size())
+        return error{errc::invalid_argument,
+                     "a weight is " + std::string(std::isnan(values[at]) ? "not a number" : "infinite") + ": element " +
+                         std::to_string(static_cast<std::size_t>(first * cols) + at) + " of tensor '" +
+                         sources_[i].tensor->name + "'",
+                     sources_[i].model->path().string()};
+    scratch.models.push_back(values.data());
+  }
+  merge::slice made{scratch.models, nullptr, first * cols, count * cols, cols};
+  if (step_->base) {
+    made.base = made.models.back();
+    made.models = made.models.first(made.models.size() - 1);
+  }
+  return made;
+}
+
+result<void> tensor_merge::look(std::span<merge_scratch> scratch, const control& control) {
+  if (method_ == nullptr) return {};
+  for (merge::pass p = method_->next_pass(); p.sums + p.counts > 0; p = method_->next_pass()) {
+    FLYWHEEL_CHECK(look_once(p, scratch, control));
+    checked_ = true;
+  }
+  return {};
+}
+
+result<void> tensor_merge::look_once(const merge::pass& wanted, std::span<merge_scratch> scratch,
+                                     const control& control) {
+  const std::int64_t rows = step_->dims.rows(), per_slice = rows_at_once();
+  const auto slices = static_cast<std::size_t>((rows + per_slice - 1) / per_slice);
+  const std::size_t per_round = slices_per_round * scratch.size();
+  std::uint64_t bytes = 0;
+  for (const source& s : sources_) bytes += s.tensor->bytes;
+  std::vector<double> sums(wanted.sums), parts(std::min(per_round, slices) * wanted.sums), next;
+  for (merge_scratch& own : scratch) own.counts.assign(wanted.counts, 0);
+  if (wanted.ordered) next.reserve(slices * wanted.sums);
+  for (std::size_t begin = 0; begin < slices; begin += per_round) {
+    if (control.stopped()) return error{errc::cancelled, "merging was cancelled", step_->name};
+    const std::size_t n = std::min(per_round, slices - begin);
+    std::fill(parts.begin(), parts.end(), 0.0);
+    const auto workers = static_cast<unsigned>(std::min(scratch.size(), n));
+    FLYWHEEL_CHECK(
+        detail::run_tasks(ctx_.executor(), workers, n, [&](std::size_t index, unsigned worker) -> result<void> {
+          const auto slice = static_cast<std::int64_t>(begin + index);
+          const std::int64_t first = slice * per_slice, count = std::min(per_slice, rows - first);
+          FLYWHEEL_TRY(const merge::slice all, read(first, count, scratch[worker]));
+          method_->look(all, before(slice),
+                        {std::span(parts).subspan(index * wanted.sums, wanted.sums), scratch[worker].counts});
+          if (bytes > kept_mapped) release_rows(first, count);
+          return {};
+        }));
+    for (std::size_t i = 0; i < n; ++i) {
+      if (wanted.ordered) next.insert(next.end(), sums.begin(), sums.end());
+      for (std::size_t k = 0; k < wanted.sums; ++k) sums[k] += parts[i * wanted.sums + k];
+    }
+  }
+  std::vector<std::uint64_t>& counts = scratch.front().counts;
+  for (const merge_scratch& own : scratch.subspan(1))
+    for (std::size_t k = 0; k < wanted.counts; ++k) counts[k] += own.counts[k];
+  method_->finish_pass({sums, counts});
+  if (wanted.ordered) before_ = std::move(next), width_ = wanted.sums;
+  bytes_read_ += bytes;
+  return {};
+}
+
+result<void> tensor_merge::encode(std::span<const float> rows, std::int64_t first, std::span<std::byte> stored) const {
+  const std::int64_t cols = step_->dims.cols();
+  const auto refused = [&](std::size_t at) {
+    return misfit(*step_, "merged, element " + std::to_string(static_cast<std::size_t>(first * cols) + at) + " is " +
+                              std::to_string(rows[at]) + ", which " + std::string(to_string(step_->type)) +
+                              " cannot hold");
+  };
+  // Half of the last bit above the largest number: what is there rounds to infinity.
+  const float limit = step_->type == dtype::f16 ? 65520.0F : std::numeric_limits<float>::max();
+  if (const std::size_t at = first_beyond(rows, limit); at < rows.size()) return refused(at);
+  if (step_->type == dtype::f32) {
+    std::memcpy(stored.data(), rows.data(), stored.size());
+    return {};
+  }
+  if (step_->type == dtype::f16) {
+    kernels::select(kernels::find_cluster(ctx_.isa().selected))
+        .f32_to_f16(rows.data(), static_cast<std::int64_t>(rows.size()),
+                    reinterpret_cast<std::uint16_t*>(stored.data()));
+    return {};
+  }
+  quant::recipe how;
+  how.type = step_->type;
+  auto done = quant::quantize_rows(rows, cols, first, how, stored, serial_);
+  if (!done) return error{done.error().code, done.error().message, "tensor '" + step_->name + "'"};
+  return {};
+}
+
+result<void> tensor_merge::rows(std::int64_t first, std::int64_t count, merge_scratch& scratch,
+                                std::span<std::byte> stored) const {
+  const std::int64_t cols = step_->dims.cols();
+  FLYWHEEL_TRY(const merge::slice all, read(first, count, scratch));
+  std::span<const float> made(all.models.front(), static_cast<std::size_t>(all.count));
+  if (method_ != nullptr) {
+    scratch.merged.resize(static_cast<std::size_t>(count * cols));
+    method_->combine(all, before(first / rows_at_once()), scratch.merged.data());
+    made = scratch.merged;
+  }
+  FLYWHEEL_CHECK(encode(made, first, stored));
+  release_rows(first, count);
+  return {};
+}
+
+tensor_merge::memory tensor_merge::memory_of(const merge_plan& plan, const merge_step& step) {
+  const std::int64_t cols = step.dims.cols(), per_slice = std::min(merge::slice_rows(cols), step.dims.rows());
+  const std::uint64_t inputs = step.inputs.size() + (step.base ? 1 : 0);
+  const auto elements = static_cast<std::uint64_t>(per_slice * cols);
+  memory made;
+  // Decoded inputs, bytes of those that are not mapped, the result, and a method's rows.
+  made.per_worker = elements * sizeof(float) * (2 * inputs + 1) + inputs * static_cast<std::uint64_t>(cols) * 16;
+  if (step.how == nullptr) return made;
+  const merge::pass first = step.how->start(task_of(plan, step))->next_pass();
+  const auto slices =
+      static_cast<std::uint64_t>((step.dims.rows() + per_slice - 1) / std::max<std::int64_t>(1, per_slice));
+  made.per_worker += first.counts * sizeof(std::uint64_t) + first.sums * slices_per_round * sizeof(double);
+  made.shared = slices * 2 * step.inputs.size() * sizeof(double) + 2 * first.sums * sizeof(double);
+  return made;
+}
+
+}  // namespace flywheel::inline v0::adapt
