@@ -9,6 +9,7 @@
 #include "flywheel/formats/formats.hpp"
 #include "src/io/reading.hpp"
 #include "src/model/adapter_tensors.hpp"
+#include "src/model/hugging_face/peft.hpp"
 
 namespace flywheel::inline v0 {
 namespace {
@@ -168,9 +169,19 @@ class checker {
 
 }  // namespace
 
-result<io::archive> open_adapter_archive(const std::filesystem::path& path, const io::archive&) {
+result<io::archive> open_adapter_archive(const std::filesystem::path& path, const io::archive& base) {
   return detail::guarded([&]() -> result<io::archive> {
-    FLYWHEEL_TRY(io::archive file, io::archive::open(path));
+    std::error_code ignored;
+    const std::filesystem::path name = path.filename();
+    const bool inside = name == hugging_face::adapter_config_file || name == hugging_face::adapter_weights_file;
+    io::archive file;
+    if (inside || std::filesystem::is_directory(path, ignored)) {
+      FLYWHEEL_TRY(const hugging_face::folder folder,
+                   hugging_face::folder::open_adapter(inside ? path.parent_path() : path));
+      FLYWHEEL_TRY(file, hugging_face::translate_adapter(folder, base));
+    } else {
+      FLYWHEEL_TRY(file, io::archive::open(path));
+    }
     FLYWHEEL_CHECK(check_kind(file));
     FLYWHEEL_TRY([[maybe_unused]] const double alpha, alpha_of(file));
     FLYWHEEL_TRY([[maybe_unused]] const parts_of_adapter parts, collect(file));

@@ -25,7 +25,10 @@ result<void> rotary_rows(model_builder& model, const io::tensor_info& tensor, co
 
 result<void> plus_one(model_builder& model, const io::tensor_info& tensor, const tensor_names& to) {
   return model.add(to.first, tensor.dims,
-                   {.from = {tensor}, .cols = tensor.dims.cols(), .value = [](float x) { return x + 1; }});
+                   {.from = {tensor},
+                    .cols = tensor.dims.cols(),
+                    .value = [](float x) { return x + 1; },
+                    .inverse = [](float x) { return x - 1; }});
 }
 
 result<void> expert(model_builder& model, const io::tensor_info& tensor, const tensor_names& to) {

@@ -19,7 +19,7 @@ class gathered final : public io::computed_tensor {
     source_rows_ = first.dims.elements() / what_.cols;
     element_ = row_bytes(first.type, 1);
     stride_ = row_bytes(first.type, what_.cols);
-    converts_ = type != first.type || what_.value != nullptr;
+    converts_ = type != first.type || what_.value;
     out_stride_ = row_bytes(type, what_.cols);
     type_ = type;
     if (converts_ || what_.column)
@@ -71,7 +71,7 @@ class gathered final : public io::computed_tensor {
     }
     std::vector<float> values(as_size(count * what_.cols));
     FLYWHEEL_CHECK(formats::decode(tensor_view(stored_type, {count, what_.cols}, stored.data()), values));
-    if (what_.value != nullptr) std::transform(values.begin(), values.end(), values.begin(), what_.value);
+    if (what_.value) std::transform(values.begin(), values.end(), values.begin(), what_.value);
     formats::find_encoder(type_)(values.data(), count * what_.cols, out);
     return {};
   }
@@ -92,15 +92,19 @@ class transposed final : public io::computed_tensor {
   [[nodiscard]] result<void> rows(std::int64_t first, std::int64_t count, std::byte* out) const override {
     const std::int64_t in = what_.from.dims[1], columns = what_.from.dims[2];
     const std::size_t element = row_bytes(what_.from.type, 1);
-    std::vector<std::byte> matrix(as_size(in * columns) * element);
-    std::int64_t have = -1;
-    for (std::int64_t r = first; r < first + count; ++r) {
-      const std::int64_t expert = r / what_.count;
-      if (expert != std::exchange(have, expert))
-        FLYWHEEL_CHECK(base_.read(what_.from, static_cast<std::uint64_t>(expert) * matrix.size(), matrix));
-      const std::byte* from = matrix.data() + as_size(what_.start + r % what_.count * what_.step) * element;
-      for (std::int64_t i = 0; i < in; ++i, from += as_size(columns) * element, out += element)
-        std::memcpy(out, from, element);
+    std::vector<std::byte> stored;  // what the rows need of one column of the result
+    for (std::int64_t r = 0; r < count;) {
+      const std::int64_t matrix = (first + r) / what_.count, at = (first + r) % what_.count;
+      const std::int64_t run = std::min(count - r, what_.count - at);
+      stored.resize(as_size((run - 1) * what_.step + 1) * element);
+      for (std::int64_t i = 0; i < in; ++i) {
+        const std::int64_t place = (matrix * in + i) * columns + what_.start + at * what_.step;
+        FLYWHEEL_CHECK(base_.read(what_.from, static_cast<std::uint64_t>(place) * element, stored));
+        for (std::int64_t j = 0; j < run; ++j)
+          std::memcpy(out + as_size((r + j) * in + i) * element, stored.data() + as_size(j * what_.step) * element,
+                      element);
+      }
+      r += run;
     }
     return {};
   }

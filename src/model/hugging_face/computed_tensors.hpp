@@ -17,7 +17,8 @@ struct gathered_rows {
   std::int64_t cols = 0;  ///< Elements that make a row, in the sources and in the result.
   /// Which row of the sources is row r of the result, and which element is element c; empty: the same one.
   std::function<std::int64_t(std::int64_t r)> row = {}, column = {};
-  float (*value)(float) = nullptr;  ///< Applied to every element; null: none.
+  /// Applied to every element, and what takes it back; empty: none.
+  std::function<float(float)> value = {}, inverse = {};
 };
 
 /// `type` differs from the sources' only for f32. Rows and columns that `row` and `column` name must exist.

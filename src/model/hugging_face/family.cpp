@@ -23,6 +23,12 @@ const family* find_family(std::string_view architecture) noexcept {
   return nullptr;
 }
 
+const family* family_of(std::string_view gguf_architecture) noexcept {
+  for (const registration& r : registrations)
+    if (r.tables->architecture == gguf_architecture) return r.tables;
+  return nullptr;
+}
+
 std::string known_architectures() {
   std::string all;
   for (const registration& r : registrations) all += (all.empty() ? "" : ", ") + std::string(r.architecture);

@@ -38,11 +38,14 @@ struct family {
   std::span<const default_number> defaults = {};
   /// Further metadata and tensors; may be null.
   result<void> (*finish)(model_builder& model) = nullptr;
-  bool interleaved_rotary = false;  ///< Rows of Q and K are stored in pairs (2i, 2i + 1) for NORM rotary.
+  std::string_view prefix = "model.";  ///< In front of most names.
+  bool interleaved_rotary = false;     ///< Rows of Q and K are stored in pairs (2i, 2i + 1) for NORM rotary.
 };
 
 /// Null when no family takes the architecture, such as "LlamaForCausalLM".
 [[nodiscard]] const family* find_family(std::string_view architecture) noexcept;
+/// The first that gives models this general.architecture; null: none.
+[[nodiscard]] const family* family_of(std::string_view gguf_architecture) noexcept;
 /// "BertModel, Gemma2ForCausalLM, ...", for messages.
 [[nodiscard]] std::string known_architectures();
 

@@ -38,18 +38,42 @@ result<std::filesystem::path> find_weights(const std::filesystem::path& path) {
                path.string()};
 }
 
+result<io::archive> open_safetensors(const std::filesystem::path& path) {
+  FLYWHEEL_TRY(io::archive file, io::archive::open(path));
+  if (file.container() != io::container::safetensors)
+    return error{errc::malformed, "the file is not in safetensors format", path.string()};
+  return file;
+}
+
 }  // namespace
 
-result<folder> folder::open(const std::filesystem::path& path) {
+folder folder::on_disk(const std::filesystem::path& path) {
   folder f;
   f.path_ = path.has_filename() ? path : path.parent_path();  // "folder/" is "folder"
   f.on_disk_ = true;
+  return f;
+}
+
+result<folder> folder::open(const std::filesystem::path& path) {
+  folder f = on_disk(path);
   if (!is_file(path / "config.json"))
     return error{errc::not_found, "the folder has no config.json, so it is not a Hugging Face model", path.string()};
   FLYWHEEL_TRY(const std::filesystem::path weights, find_weights(path));
-  FLYWHEEL_TRY(f.weights_, io::archive::open(weights));
-  if (f.weights_.container() != io::container::safetensors)
-    return error{errc::malformed, "the file is not in safetensors format", weights.string()};
+  FLYWHEEL_TRY(f.weights_, open_safetensors(weights));
+  return f;
+}
+
+result<folder> folder::open_adapter(const std::filesystem::path& path) {
+  folder f = on_disk(path);
+  if (!is_file(path / "adapter_config.json"))
+    return error{errc::not_found, "the folder has no adapter_config.json, so it is not a PEFT adapter", path.string()};
+  const std::filesystem::path weights = path / "adapter_model.safetensors";
+  if (!is_file(weights) && is_file(path / "adapter_model.bin"))
+    return error{errc::unsupported,
+                 "the weights are a pickle, which can run any program when it is read; save the adapter again with "
+                 "safe_serialization=True",
+                 (path / "adapter_model.bin").string()};
+  FLYWHEEL_TRY(f.weights_, open_safetensors(weights));
   return f;
 }
 

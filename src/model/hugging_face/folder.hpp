@@ -19,6 +19,9 @@ class folder {
   /// Opens the weights: model.safetensors.index.json, model.safetensors, or the only *.safetensors file there is.
   /// Errors: not_found (no folder, no config.json, no weights), and those of io::archive::open.
   [[nodiscard]] static result<folder> open(const std::filesystem::path& path);
+  /// A PEFT folder: adapter_config.json, adapter_model.safetensors. Errors: not_found, unsupported (weights as a
+  /// pickle), and those of io::archive::open.
+  [[nodiscard]] static result<folder> open_adapter(const std::filesystem::path& path);
   /// A folder in memory.
   folder(std::filesystem::path name, std::map<std::string, std::string, std::less<>> files, io::archive weights)
       : path_(std::move(name)), files_(std::move(files)), weights_(std::move(weights)) {}
@@ -35,6 +38,7 @@ class folder {
 
  private:
   folder() = default;
+  [[nodiscard]] static folder on_disk(const std::filesystem::path& path);
   std::filesystem::path path_;
   std::map<std::string, std::string, std::less<>> files_;  // in memory; empty for one on disk
   bool on_disk_ = false;

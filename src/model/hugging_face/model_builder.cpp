@@ -7,7 +7,9 @@
 
 #include "flywheel/detail/try.hpp"
 #include "src/io/reading.hpp"
+#include "src/model/adapter_tensors.hpp"
 #include "src/model/hugging_face/family.hpp"
+#include "src/model/hugging_face/names.hpp"
 #include "src/model/tensor_types.hpp"
 
 namespace flywheel::inline v0::hugging_face {
@@ -57,6 +59,11 @@ result<void> model_builder::add(std::string name, const io::tensor_info& tensor,
 }
 
 result<void> model_builder::add(std::string name, const shape& dims, gathered_rows rows) {
+  if (record_ != nullptr) {
+    record_->push_back({std::move(name), dims, -1, std::move(rows.row), std::move(rows.column), std::move(rows.value),
+                        std::move(rows.inverse)});
+    return {};
+  }
   const io::tensor_info first = rows.from.front();
   std::int64_t elements = 0;
   for (const io::tensor_info& source : rows.from) {
@@ -67,7 +74,8 @@ result<void> model_builder::add(std::string name, const shape& dims, gathered_ro
   }
   if (dims.rank() == 0) return wrong(first, "the tensor is a single number");
   const bool cut = elements != dims.elements();  // `row` picks some of the rows
-  const dtype type = detail::stays_f32(name, dims.rank()) || rows.value ? dtype::f32 : first.type;
+  const dtype type =
+      detail::stays_f32(detail::split_adapter_tensor(name).weight, dims.rank()) || rows.value ? dtype::f32 : first.type;
   if (!rows.row && !rows.column && !rows.value && !cut && rows.from.size() == 1 && type == first.type) {
     io::tensor_info same = first;
     same.name = std::move(name);
@@ -82,6 +90,7 @@ result<void> model_builder::add(std::string name, const shape& dims, gathered_ro
 
 void model_builder::add_computed(std::string name, dtype type, const shape& dims, std::int64_t cols,
                                  std::unique_ptr<io::computed_tensor> tensor) {
+  if (record_ != nullptr) return;
   io::tensor_info made;
   made.name = std::move(name);
   made.type = type;

@@ -15,6 +15,7 @@
 namespace flywheel::inline v0::hugging_face {
 
 struct family;
+struct placed_tensor;
 
 /// What a row of a table says about one tensor.
 struct tensor_names {
@@ -46,6 +47,8 @@ class model_builder {
                     std::unique_ptr<io::computed_tensor> tensor);
   /// f32 values that no file has; not empty.
   void add_values(std::string name, std::vector<float> values);
+  /// From now on tensors are not added, but written down; of computed ones nothing. `into` outlives it.
+  void record(std::vector<placed_tensor>& into) noexcept { record_ = &into; }
   /// One of the matrices that make a tensor [experts, ...].
   [[nodiscard]] result<void> add_expert(const std::string& name, std::int64_t number, const io::tensor_info& tensor);
 
@@ -54,6 +57,9 @@ class model_builder {
                                                std::string_view other) const;
   /// malformed, about a tensor of the folder.
   [[nodiscard]] error wrong(const io::tensor_info& tensor, std::string message) const;
+
+  /// What a weight may be stored as: f32, f16 or bf16, not empty. Errors: unsupported, malformed.
+  [[nodiscard]] result<void> check_weight(const io::tensor_info& tensor) const;
 
   /// Of token_embd.weight. Error: malformed when there is no such matrix, or one that does not fit config.json.
   [[nodiscard]] result<std::int64_t> embedding_rows() const;
@@ -64,9 +70,6 @@ class model_builder {
   io::metadata metadata;
 
  private:
-  /// What a weight may be stored as: f32, f16 or bf16, not empty.
-  [[nodiscard]] result<void> check_weight(const io::tensor_info& tensor) const;
-
   const folder& folder_;
   const hugging_face::config& config_;
   const hugging_face::family& family_;
@@ -74,6 +77,7 @@ class model_builder {
   std::vector<io::tensor_info> tensors_;  // part: that of the folder's weights, or one beyond for computed ones
   std::shared_ptr<io::computed_source> computed_;
   std::map<std::string, std::map<std::int64_t, io::tensor_info>> experts_;
+  std::vector<placed_tensor>* record_ = nullptr;
 };
 
 }  // namespace flywheel::inline v0::hugging_face

@@ -1,93 +1,17 @@
 #include "src/model/hugging_face/translate.hpp"
 
-#include <charconv>
 #include <set>
 #include <utility>
 
 #include "flywheel/detail/try.hpp"
 #include "src/io/reading.hpp"
 #include "src/model/hugging_face/family.hpp"
+#include "src/model/hugging_face/names.hpp"
 
 namespace flywheel::inline v0::hugging_face {
 namespace {
 
 using io::detail::in_quotes;
-
-/// Parts of multimodal models that are not the text model, and what training left behind.
-constexpr std::string_view foreign[] = {"vision",     "visual.",       "audio",       "multi_modal_projector.",
-                                        "projector.", "patch_merger.", "embed_image", "rotary_emb.inv_freq",
-                                        "mtp.",       ".masked_bias",  ".attn.bias"};
-
-bool is_foreign(std::string_view name) noexcept {
-  for (const std::string_view part : foreign)
-    if (name.find(part) != name.npos) return true;
-  return false;
-}
-
-void remove_part(std::string& text, std::string_view part) {
-  if (const std::size_t at = text.find(part); at != text.npos) text.erase(at, part.size());
-}
-
-/// The name as the tables have it: "model.language_model.layers.0.x" is "layers.0.x".
-std::string plain_name(std::string_view full) {
-  std::string name(full);
-  remove_part(name, "language_model.");
-  remove_part(name, "text_model.");
-  for (const std::string_view start : {"model.", "bert.", "roberta."})
-    if (name.starts_with(start)) name.erase(0, start.size());
-  for (const auto& [old, now] : {std::pair{".gamma", ".weight"}, {".beta", ".bias"}})  // TensorFlow's names
-    if (name.ends_with(old)) name.replace(name.size() - std::string_view(old).size(), std::string::npos, now);
-  return name;
-}
-
-/// Whether `name` is `pattern` with numbers for "{}", and what then is left of it.
-bool fits(std::string_view pattern, std::string_view name, std::int64_t (&numbers)[2], std::string_view& rest) {
-  std::size_t n = 0;
-  while (!pattern.empty()) {
-    if (pattern.starts_with("{}")) {
-      if (n == std::size(numbers)) return false;
-      const auto [end, failed] = std::from_chars(name.data(), name.data() + name.size(), numbers[n]);
-      if (failed != std::errc() || numbers[n] < 0 || numbers[n] > 65535) return false;
-      name.remove_prefix(static_cast<std::size_t>(end - name.data()));
-      pattern.remove_prefix(2);
-      ++n;
-    } else {
-      const std::size_t length = std::min(pattern.find('{'), pattern.size());
-      if (!name.starts_with(pattern.substr(0, length))) return false;
-      name.remove_prefix(length);
-      pattern.remove_prefix(length);
-    }
-  }
-  rest = name;
-  return rest.empty() || rest == ".weight" || rest == ".bias";
-}
-
-std::string with_layer(std::string_view pattern, std::int64_t layer, std::string_view rest) {
-  std::string name(pattern);
-  if (name.empty()) return name;
-  if (const std::size_t at = name.find("{}"); at != name.npos) name.replace(at, 2, std::to_string(layer));
-  return name.append(rest);
-}
-
-struct match {
-  const tensor_row* row = nullptr;
-  tensor_names names;
-};
-
-match find_row(const family& f, std::string_view name) {
-  for (const std::span<const tensor_row> table : f.tensors)
-    for (const tensor_row& row : table) {
-      std::int64_t numbers[2] = {-1, -1};
-      std::string_view rest;
-      if (!fits(row.from, name, numbers, rest)) continue;
-      const std::size_t bar = row.to.find('|');
-      match m{&row, {.layer = numbers[0], .expert = numbers[1]}};
-      m.names.first = with_layer(row.to.substr(0, bar), numbers[0], rest);
-      if (bar != row.to.npos) m.names.second = with_layer(row.to.substr(bar + 1), numbers[0], rest);
-      return m;
-    }
-  return {};
-}
 
 result<void> add_tensors(model_builder& model) {
   const config& c = model.config();
@@ -99,7 +23,7 @@ result<void> add_tensors(model_builder& model) {
     if (is_foreign(tensor.name)) continue;
     const std::string name = plain_name(tensor.name);
     if (tied && name == "lm_head.weight") continue;  // a copy of the embedding
-    const match m = find_row(model.family(), name);
+    const name_match m = find_row(model.family(), name);
     if (m.row == nullptr) {
       error e = model.wrong(tensor, "models of architecture " + in_quotes(c.architecture()) +
                                         " have no such tensor, so it cannot be translated");

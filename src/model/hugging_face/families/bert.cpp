@@ -92,14 +92,16 @@ result<void> finish_nomic_bert(model_builder& model) {
 }  // namespace
 
 constinit const family bert_family = {
-    .architecture = "bert", .keys = decoder_keys, .tensors = {bert_tensors}, .finish = finish_bert};
+    .architecture = "bert", .keys = decoder_keys, .tensors = {bert_tensors}, .finish = finish_bert, .prefix = ""};
 constinit const family xlm_roberta_family = {.architecture = "bert",
                                              .keys = decoder_keys,
                                              .tensors = {xlm_roberta_tensors, bert_tensors},
-                                             .finish = finish_xlm_roberta};
+                                             .finish = finish_xlm_roberta,
+                                             .prefix = ""};
 constinit const family nomic_bert_family = {.architecture = "nomic-bert",
                                             .keys = decoder_keys,
                                             .tensors = {nomic_bert_tensors, bert_tensors},
-                                            .finish = finish_nomic_bert};
+                                            .finish = finish_nomic_bert,
+                                            .prefix = ""};
 
 }  // namespace flywheel::inline v0::hugging_face

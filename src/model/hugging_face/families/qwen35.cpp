@@ -35,12 +35,13 @@ result<delta_net> read_delta_net(const model_builder& model) {
 /// Rows from `first` on are value heads of `dim` rows each.
 result<void> value_head_rows(model_builder& model, const io::tensor_info& tensor, const tensor_names& to,
                              const delta_net& n, std::int64_t first, std::int64_t dim, const shape& dims,
-                             float (*value)(float) = nullptr) {
+                             float (*value)(float) = nullptr, float (*inverse)(float) = nullptr) {
   if (dims.rank() == 0 || dims[0] != first + n.value_heads * dim)
     return model.wrong(tensor, "the shape " + tensor.dims.to_string() + " does not fit " +
                                    std::to_string(n.value_heads) + " value heads of " + std::to_string(dim));
   const std::int64_t cols = dims.rank() == 1 ? 1 : dims.cols();
-  gathered_rows rows{.from = {tensor}, .cols = cols, .value = value};
+  gathered_rows rows{.from = {tensor}, .cols = cols};
+  if (value != nullptr) rows.value = value, rows.inverse = inverse;
   if (n.key_heads != n.value_heads)
     rows.row = [=](std::int64_t r) {
       return r < first ? r : first + n.stored((r - first) / dim) * dim + (r - first) % dim;
@@ -71,7 +72,9 @@ result<void> per_value_head(model_builder& model, const io::tensor_info& tensor,
 /// A_log: the state decays by exp(-exp(A_log) * ...).
 result<void> decay(model_builder& model, const io::tensor_info& tensor, const tensor_names& to) {
   FLYWHEEL_TRY(const delta_net n, read_delta_net(model));
-  return value_head_rows(model, tensor, to, n, 0, 1, tensor.dims, [](float x) { return -std::exp(x); });
+  return value_head_rows(
+      model, tensor, to, n, 0, 1, tensor.dims, [](float x) { return -std::exp(x); },
+      [](float x) { return std::log(-x); });
 }
 result<void> value_columns(model_builder& model, const io::tensor_info& tensor, const tensor_names& to) {
   FLYWHEEL_TRY(const delta_net n, read_delta_net(model));
