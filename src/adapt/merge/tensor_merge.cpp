@@ -24,29 +24,20 @@ error misfit(const merge_step& step, std::string message) {
   return {errc::invalid_argument, std::move(message), "tensor '" + step.name + "'"};
 }
 
-/// The first element that is NaN or infinite; n when there is none.
-std::size_t first_not_finite(std::span<const float> values) noexcept {
-  constexpr std::int32_t infinity = 0x7f800000;
+/// The first element whose magnitude is not below `limit` (NaN is not); n when there is none.
+std::size_t first_beyond(std::span<const float> values, float limit) noexcept {
+  const auto bits = std::bit_cast<std::int32_t>(limit);
+  const auto beyond = [bits](float v) { return (std::bit_cast<std::int32_t>(v) & 0x7fffffff) >= bits; };
   constexpr std::size_t block = 1024;
   for (std::size_t first = 0; first < values.size(); first += block) {
     const std::size_t n = std::min(block, values.size() - first);
-    std::int32_t found = 0;  // a comparison without a branch, so that the loop is one of vectors
-    for (std::size_t i = 0; i < n; ++i)
-      found |= (std::bit_cast<std::int32_t>(values[first + i]) & 0x7fffffff) >= infinity ? 1 : 0;
+    std::int32_t found = 0;  // no branch, so that the loop is one of vectors
+    for (std::size_t i = 0; i < n; ++i) found |= beyond(values[first + i]) ? 1 : 0;
     if (found == 0) continue;
-    for (std::size_t i = first;; ++i)
-      if (!std::isfinite(values[i])) return i;
+    return static_cast<std::size_t>(
+        std::find_if(values.begin() + static_cast<std::ptrdiff_t>(first), values.end(), beyond) - values.begin());
   }
   return values.size();
-}
-
-/// The first element beyond what rounds to a finite number of the type; n when there is none.
-std::size_t first_beyond(std::span<const float> values, float limit) noexcept {
-  bool found = false;
-  for (const float v : values) found |= !(std::abs(v) < limit);
-  if (!found) return values.size();
-  return static_cast<std::size_t>(
-      std::find_if(values.begin(), values.end(), [&](float v) { return !(std::abs(v) < limit); }) - values.begin());
 }
 
 merge::task task_of(const merge_plan& plan, const merge_step& step) {
@@ -164,7 +155,7 @@ result<merge::slice> tensor_merge::read(std::int64_t first, std::int64_t count, 
   for (std::size_t i = 0; i < readers_.size(); ++i) {
     FLYWHEEL_TRY(const std::span<const float> values, readers_[i].read(first, count, scratch.inputs[i]));
     if (!checked_)
-      if (const std::size_t at = first_not_finite(values); at < values.size())
+      if (const std::size_t at = first_beyond(values, std::numeric_limits<float>::infinity()); at < values.size())
         return error{errc::invalid_argument,
                      "a weight is " + std::string(std::isnan(values[at]) ? "not a number" : "infinite") + ": element " +
                          std::to_string(static_cast<std::size_t>(first * cols) + at) + " of tensor '" +
@@ -236,7 +227,7 @@ result<void> tensor_merge::encode(std::span<const float> rows, std::int64_t firs
                               " cannot hold");
   };
   // Half of the last bit above the largest number: what is there rounds to infinity.
-  const float limit = step_->type == dtype::f16 ? 65520.0F : std::numeric_limits<float>::max();
+  const float limit = step_->type == dtype::f16 ? 65520.0F : std::numeric_limits<float>::infinity();
   if (const std::size_t at = first_beyond(rows, limit); at < rows.size()) return refused(at);
   if (step_->type == dtype::f32) {
     std::memcpy(stored.data(), rows.data(), stored.size());

@@ -22,7 +22,10 @@ inline void combine_linearly(std::span<const float* const> x, std::span<const fl
   for (std::int64_t first = 0; first < n; first += tile) {
     const std::int64_t count = std::min(tile, n - first);
     float* const to = out + first;
-    std::fill_n(to, count, 0.0F);
+    if (origin == nullptr)
+      std::fill_n(to, count, 0.0F);
+    else
+      std::copy_n(origin + first, count, to);
     for (std::size_t m = 0; m < x.size(); ++m) {
       const float factor = c[m];
       const float* const from = x[m] + first;
@@ -33,8 +36,6 @@ inline void combine_linearly(std::span<const float* const> x, std::span<const fl
         for (std::int64_t i = 0; i < count; ++i) to[i] += factor * (from[i] - zero[i]);
       }
     }
-    if (origin != nullptr)
-      for (std::int64_t i = 0; i < count; ++i) to[i] += origin[first + i];
   }
 }
 

@@ -35,45 +35,47 @@ struct consensus {
   void operator()(const float* deltas, std::int64_t stride, const float* base, std::int64_t n, float* scratch,
                   float* out) const {
     const std::size_t models = votes.size();
-    float* const sign = scratch;
-    float* const divisor = scratch + n;
+    const auto of = [&](std::size_t m) { return deltas + static_cast<std::int64_t>(m) * stride; };
+    // Copies, since what is written could be members for all a compiler knows.
+    const float factor = lambda, least = least_divisor;
     std::fill_n(out, n, 0.0F);
     if (elect) {
-      std::fill_n(sign, n, 0.0F);
-      std::fill_n(divisor, n, 0.0F);
+      float* const sign = scratch;
+      float* const divisor = scratch + n;
+      std::fill_n(sign, 2 * n, 0.0F);
       for (std::size_t m = 0; m < models; ++m) {
-        const float* const d = deltas + static_cast<std::int64_t>(m) * stride;
+        const float* const d = of(m);
         const float vote = votes[m];
         for (std::int64_t i = 0; i < n; ++i) sign[i] += vote * d[i];
       }
       for (std::int64_t i = 0; i < n; ++i) sign[i] = sign[i] >= 0 ? 1.0F : -1.0F;
       for (std::size_t m = 0; m < models; ++m) {
-        const float* const d = deltas + static_cast<std::int64_t>(m) * stride;
+        const float* const d = of(m);
         const float vote = votes[m], share = shares[m], weight = weights[m];
         for (std::int64_t i = 0; i < n; ++i) {
-          const float agreed = vote * d[i] * sign[i];  // positive: of the elected sign
-          out[i] += agreed > 0 ? agreed * share : 0.0F;
-          divisor[i] += agreed > 0 ? weight : 0.0F;
+          const float vowed = vote * d[i] * sign[i];  // positive: of the elected sign
+          const float agreed = vowed > 0 ? vowed : 0.0F, counted = vowed > 0 ? weight : 0.0F;
+          out[i] += agreed * share;
+          divisor[i] += counted;
         }
       }
-      for (std::int64_t i = 0; i < n; ++i) out[i] *= sign[i];
       if (normalize)
         for (std::int64_t i = 0; i < n; ++i) {
           const float d = divisor[i] == 0 ? 1.0F : divisor[i];
-          out[i] /= d < least_divisor ? least_divisor : d;
+          sign[i] /= d < least ? least : d;
         }
-    } else {
-      float sum = 0;
-      for (std::size_t m = 0; m < models; ++m) {
-        const float* const d = deltas + static_cast<std::int64_t>(m) * stride;
-        const float factor = votes[m] * shares[m];
-        sum += weights[m];
-        for (std::int64_t i = 0; i < n; ++i) out[i] += factor * d[i];
-      }
-      if (normalize && std::abs(sum) >= 1e-8F)
-        for (std::int64_t i = 0; i < n; ++i) out[i] /= sum;
+      for (std::int64_t i = 0; i < n; ++i) out[i] = base[i] + factor * (sign[i] * out[i]);
+      return;
     }
-    for (std::int64_t i = 0; i < n; ++i) out[i] = base[i] + lambda * out[i];
+    float sum = 0;
+    for (std::size_t m = 0; m < models; ++m) {
+      const float* const d = of(m);
+      const float share = votes[m] * shares[m];
+      sum += weights[m];
+      for (std::int64_t i = 0; i < n; ++i) out[i] += share * d[i];
+    }
+    const float scale = normalize && std::abs(sum) >= 1e-8F ? factor / sum : factor;
+    for (std::int64_t i = 0; i < n; ++i) out[i] = base[i] + scale * out[i];
   }
 };
 
