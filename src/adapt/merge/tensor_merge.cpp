@@ -60,18 +60,16 @@ result<void> check_method(const merge_plan& plan, const merge_step& step) {
     return misfit(step, name + " does not merge " + std::to_string(step.inputs.size()) + " models");
   if (how.base == merge::base_use::required && !step.base) return misfit(step, name + " needs a base model");
   if (how.base == merge::base_use::none && step.base) return misfit(step, name + " takes no base model");
-  std::size_t at = 0;
+  std::size_t wanted = 0;
+  for (const merge::parameter_info& p : how.parameters) wanted += p.per_model ? step.inputs.size() : 1;
+  if (step.parameters.size() != wanted)
+    return misfit(step, name + " takes " + std::to_string(wanted) + " parameters here, not " +
+                            std::to_string(step.parameters.size()));
   for (const merge::parameter_info& p : how.parameters)
-    for (std::size_t i = 0; i < (p.per_model ? step.inputs.size() : 1); ++i, ++at) {
-      if (at >= step.parameters.size()) break;
-      const double value = step.parameters[at];
+    for (const double value : merge::values_of(how.parameters, task_of(plan, step), p.name))
       if (!(value >= p.least && value <= p.most))
         return misfit(step, std::string(p.name) + " is " + std::to_string(value) + ", but " + name + " takes " +
                                 std::to_string(p.least) + " to " + std::to_string(p.most));
-    }
-  if (at != step.parameters.size())
-    return misfit(step,
-                  name + " has " + std::to_string(at) + " parameters, not " + std::to_string(step.parameters.size()));
   if (how.refuses != nullptr)
     if (const std::string_view why = how.refuses(task_of(plan, step)); !why.empty())
       return misfit(step, name + ": " + std::string(why));
