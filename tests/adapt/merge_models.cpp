@@ -1,8 +1,11 @@
 // The engine of merges: the same numbers as methods on whole tensors, whatever the threads; and what goes wrong.
 #include "flywheel/adapt/merge_models.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stop_token>
 
 #include "flywheel/formats/formats.hpp"
@@ -184,6 +187,38 @@ TEST_CASE("Merged weights take any type, from any type", "[adapt][merge][engine]
   const std::filesystem::path out = parents.folder / "out.safetensors";
   merge_models(parents.plan("linear", dtype::f16), out).value();
   CHECK(io::archive::open(out).value().container() == io::container::safetensors);
+}
+
+/// Bytes that are computed on reading, and kept until they are released.
+class counting_source final : public io::byte_source {
+ public:
+  explicit counting_source(std::vector<std::byte> bytes) : bytes_(std::move(bytes)) {}
+  [[nodiscard]] std::uint64_t size() const noexcept override { return bytes_.size(); }
+  [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> out) const override {
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+    return {};
+  }
+  void release(std::uint64_t, std::uint64_t) const noexcept override { ++released; }
+  mutable std::atomic<int> released{0};
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+TEST_CASE("Computed inputs are kept until their tensor is done", "[adapt][merge][engine]") {
+  const family parents;
+  merge_plan plan = parents.plan("ties");
+  plan.steps.resize(1);
+  const io::archive exact = merge_in_memory(plan).value();
+  const auto source = std::make_shared<counting_source>(bytes_of(plan.models[1], "matrix"));
+  io::archive_content content;
+  content.tensors = {*plan.models[1].find("matrix")};
+  content.tensors[0].offset = 0;
+  content.tensors[0].part = 0;
+  content.sources = {source};
+  plan.models[1] = io::archive::assemble(std::move(content)).value();
+  CHECK(bytes_of(merge_in_memory(plan).value(), "matrix") == bytes_of(exact, "matrix"));
+  CHECK(source->released == 1);
 }
 
 TEST_CASE("What no method changes is copied", "[adapt][merge][engine]") {

@@ -109,6 +109,7 @@ result<tensor_merge> tensor_merge::create(const merge_plan& plan, const merge_st
     made.copied_ = true;
     return made;
   }
+  if (step.dims.elements() == 0) return misfit(step, "it has no elements");
   const dtype_info* const type = info(step.type);
   if (type == nullptr || (!quant::can_quantize(step.type) && step.type != dtype::f32))
     return error{errc::unsupported, "weights cannot be encoded as " + std::string(to_string(step.type)),
@@ -140,9 +141,10 @@ void tensor_merge::release() const noexcept {
 
 void tensor_merge::release_rows(std::int64_t first, std::int64_t count) const noexcept {
   for (const source& s : sources_) {
+    const io::byte_source& from = *s.model->sources()[s.tensor->part];
+    if (from.mapped().empty()) continue;  // what is computed on reading may be kept for the next rows
     const std::uint64_t row = row_bytes(s.tensor->type, step_->dims.cols());
-    s.model->sources()[s.tensor->part]->release(s.tensor->offset + static_cast<std::uint64_t>(first) * row,
-                                                static_cast<std::uint64_t>(count) * row);
+    from.release(s.tensor->offset + static_cast<std::uint64_t>(first) * row, static_cast<std::uint64_t>(count) * row);
   }
 }
 
