@@ -16,6 +16,7 @@ namespace flywheel::inline v0::kernels {
 #include "kernels/convert/kernels.inc"
 #include "kernels/delta_net/kernels.inc"
 #include "kernels/feedback/kernels.inc"
+#include "kernels/low_rank/kernels.inc"
 #include "kernels/norm/kernels.inc"
 #include "kernels/quantize/kernels.inc"
 #include "kernels/roof/kernels.inc"

@@ -33,6 +33,7 @@ constexpr void add_lines(kernel_set& set, cluster isa) {
 #include "kernels/convert/kernels.inc"
 #include "kernels/delta_net/kernels.inc"
 #include "kernels/feedback/kernels.inc"
+#include "kernels/low_rank/kernels.inc"
 #include "kernels/norm/kernels.inc"
 #include "kernels/quantize/kernels.inc"
 #include "kernels/roof/kernels.inc"

@@ -13,6 +13,7 @@
 #include "kernels/convert/convert.hpp"
 #include "kernels/delta_net/delta_net.hpp"
 #include "kernels/feedback/feedback.hpp"
+#include "kernels/low_rank/low_rank.hpp"
 #include "kernels/matmul/matmul.hpp"
 #include "kernels/norm/norm.hpp"
 #include "kernels/quantize/quantize.hpp"
@@ -34,6 +35,8 @@ struct kernel_set {
   delta_net_scratch_fn delta_net_scratch;
   delta_net_fn delta_net;
   round_columns_fn round_columns;
+  project_fn project;
+  expand_fn expand;
   glu_fn glu;
   activate_fn activate;
   add_fn add;
