@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <random>
 #include <system_error>
@@ -92,6 +93,41 @@ session_options session_args::options() const {
   options.n_ctx = ctx;
   options.kv_type = find_dtype(kv_type)->type;  // one of those that declare() allows
   return options;
+}
+
+void adapter_args::declare(CLI::App& app) {
+  app.add_option("--adapter", given,
+                 "Adapter (LoRA, DoRA) to run the model with: a GGUF file or a PEFT folder, with :SCALE behind it for "
+                 "more or less of it; may be repeated")
+      ->type_name("PATH[:SCALE]")
+      ->expected(1)
+      ->take_all();
+}
+
+namespace {
+/// What is behind the last colon is a scale, unless there is a file of the whole name.
+std::pair<std::string, float> split_scale(const std::string& text) {
+  std::error_code ignored;
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string::npos || std::filesystem::exists(text, ignored)) return {text, 1.0F};
+  const std::string path = text.substr(0, colon), number = text.substr(colon + 1);
+  char* end = nullptr;
+  const float scale = std::strtof(number.c_str(), &end);
+  const bool whole = !number.empty() && *end == 0 && std::isfinite(scale);
+  if (!whole && std::filesystem::exists(path, ignored))
+    throw usage_error("--adapter", "'" + number + "' is no scale; write PATH or PATH:0.5");
+  return whole ? std::pair(path, scale) : std::pair(text, 1.0F);
+}
+}  // namespace
+
+std::vector<adapter_use> adapter_args::open(const model& base, const interrupt& stop) const {
+  std::vector<adapter_use> uses;
+  for (const std::string& text : given) {
+    const auto [path, scale] = split_scale(text);
+    progress_bar bar("loading " + std::filesystem::path(path).filename().string());
+    uses.push_back({adapter::open(base, path, {bar.callback(), stop.token()}).value(), scale});
+  }
+  return uses;
 }
 
 std::vector<evaluate::window> cut_text(const model& m, std::string_view text, const std::string& file, std::int32_t ctx,

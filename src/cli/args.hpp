@@ -11,6 +11,7 @@
 #include "cli/device_args.hpp"
 #include "cli/terminal.hpp"
 #include "flywheel/evaluate/compare.hpp"
+#include "flywheel/model/adapter.hpp"
 #include "flywheel/model/model.hpp"
 
 namespace CLI {
@@ -51,6 +52,15 @@ struct session_args {
 
   void declare(CLI::App& app, bool with_ctx = true);
   [[nodiscard]] session_options options() const;
+};
+
+/// --adapter FILE_OR_FOLDER[:SCALE], repeatable.
+struct adapter_args {
+  std::vector<std::string> given;
+
+  void declare(CLI::App& app);
+  /// Opens them for a model. Throws, naming the option, where a scale is none.
+  [[nodiscard]] std::vector<adapter_use> open(const model& base, const interrupt& stop) const;
 };
 
 /// The text of `file` as windows for the model (evaluate::cut_windows): llama-perplexity's, or all of it. Throws,

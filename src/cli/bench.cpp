@@ -56,6 +56,15 @@ action declare_model(CLI::App& app) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   args->session.declare(app, false);
+  args->adapters.declare(app);
+  app.get_option("--adapter")
+      ->description(
+          "Adapter to measure with and without: PATH or PATH:SCALE; may be repeated, then the sessions of "
+          "--sessions take them in turn");
+  app.add_option("--adapter-rank", args->adapter_rank,
+                 "Measure with random adapters of this rank for every matrix of the layers, one for each session")
+      ->check(CLI::Range(1, 1024))
+      ->excludes("--adapter");
   app.add_option("--rotate", args->rotate_mib,
                  "MiB to measure the reading of memory with; default: more than 4 times the last cache")
       ->check(CLI::Range(1, 1 << 24));
@@ -65,7 +74,8 @@ action declare_model(CLI::App& app) {
       "  flywheel bench model model.gguf -t 2\n"
       "  flywheel bench model tinyllama-1.1b --type q8_0 -p 512 -n 128 --json\n"
       "  flywheel bench model tinyllama-1.1b --depth 4096 -r 5\n"
-      "  flywheel bench model tinyllama-1.1b -t 2 --sessions 8");
+      "  flywheel bench model tinyllama-1.1b -t 2 --sessions 8\n"
+      "  flywheel bench model tinyllama-1.1b -t 2 --sessions 8 --adapter-rank 8");
   return [args, type] {
     args->type_given = type->count() > 0;
     return bench_model(*args);

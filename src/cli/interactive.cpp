@@ -44,13 +44,10 @@ constexpr std::string_view help =
 
 }  // namespace
 
-int interactive_session(const run_args& args, const model& loaded, interrupt& stop) {
+int interactive_session(const run_args& args, const model& loaded, const session_options& options, interrupt& stop) {
   if (!loaded.tokenizer())
     fail(errc::unsupported, args.model.path, "the file carries no vocabulary; give a prompt as token ids with --ids");
   const bool terminal = is_terminal(stdin) && is_terminal(stdout);
-  session_options options = args.session.options();
-  options.when_full = args.slide ? when_full::slide : when_full::refuse;
-  options.keep = args.keep;
   session sequence = loaded.new_session(options).value();
   if (terminal) {
     const std::string name = loaded.info().name.empty() ? loaded.info().architecture : loaded.info().name;

@@ -16,6 +16,7 @@ namespace {
 struct logits_args {
   model_args model;
   session_args session;
+  adapter_args adapters;
   std::string ids;
   std::uint32_t every = 0;
   std::string out;
@@ -33,6 +34,7 @@ int write_logits(const logits_args& args) {
     const std::int32_t usual = std::min(loaded.info().n_ctx_train, 4096);
     if (static_cast<std::int64_t>(ids.size()) > usual) options.n_ctx = static_cast<std::int32_t>(ids.size());
   }
+  options.adapters = args.adapters.open(loaded, stop);
   session sequence = loaded.new_session(options).value();
   require_room(sequence, ids.size(), "choose a larger --ctx or none");
   output_file out(args.out);
@@ -73,6 +75,7 @@ action logits_command(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 30));
   app.add_option("--out", args->out, "File to write: f32 rows [n_rows, n_vocab]")->required();
   args->session.declare(app);
+  args->adapters.declare(app);
   app.add_flag("--json", args->json, "The description on stdout is always JSON");
   app.footer(
       "Examples:\n"

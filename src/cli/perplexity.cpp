@@ -19,6 +19,7 @@ namespace {
 struct perplexity_args {
   model_args model;
   session_args session;
+  adapter_args adapters;
   std::string file;
   bool second_half = false;
   std::int64_t windows = 0;
@@ -36,7 +37,9 @@ int measure(const perplexity_args& args) {
   const bool whole = args.windows == 0 || static_cast<std::size_t>(args.windows) >= windows.size();
   if (!whole) windows.resize(static_cast<std::size_t>(args.windows));
 
-  session sequence = loaded.new_session(args.session.options()).value();
+  session_options options = args.session.options();
+  options.adapters = args.adapters.open(loaded, stop);
+  session sequence = loaded.new_session(options).value();
   double sum = 0;
   double squares = 0;
   std::int64_t scored = 0;
@@ -110,6 +113,7 @@ action perplexity_command(CLI::App& app) {
   app.add_option("--windows", args->windows, "Stop after this many windows; default: the whole text")
       ->check(CLI::Range(1, 1 << 30));
   args->session.declare(app, false);
+  args->adapters.declare(app);
   app.add_flag("--json", args->json, "Print one JSON object");
   app.footer(
       "The text is encoded in one piece and cut into windows of ctx-1 tokens; each runs by itself behind the start\n"

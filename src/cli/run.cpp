@@ -95,10 +95,7 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
   if (prompt.empty())
     throw usage_error(args.ids ? "--ids" : "prompt",
                       "holds no tokens and this model has no start token; give some text");
-  session_options options = args.session.options();
-  options.when_full = args.slide ? when_full::slide : when_full::refuse;
-  options.keep = args.keep;
-  session sequence = loaded.new_session(options).value();
+  session sequence = loaded.new_session(make_session_options(args, loaded, stop)).value();
 
   if (!args.slide)
     require_room(sequence, prompt.size(), "choose a larger --ctx, or --slide to let the older half go when it is full");
@@ -162,6 +159,14 @@ int generate_once(const run_args& args, const model& loaded, const interrupt& st
 
 }  // namespace
 
+session_options make_session_options(const run_args& args, const model& loaded, const interrupt& stop) {
+  session_options options = args.session.options();
+  options.when_full = args.slide ? when_full::slide : when_full::refuse;
+  options.keep = args.keep;
+  options.adapters = args.adapters.open(loaded, stop);
+  return options;
+}
+
 generate_options make_generate_options(const run_args& args) {
   generate_options options;
   options.max_tokens = args.max_tokens;
@@ -206,6 +211,7 @@ action run_command(CLI::App& app) {
   app.add_option("--logprobs", args->logprobs, "Show each token's log-probability and the K most probable tokens")
       ->check(CLI::Range(0, 1000));
   args->session.declare(app);
+  args->adapters.declare(app);
   CLI::Option* slide =
       app.add_flag("--slide", args->slide, "When the context is full, forget its older half and go on");
   app.add_option("--keep", args->keep, "Tokens at the front that --slide keeps")
@@ -231,7 +237,9 @@ action run_command(CLI::App& app) {
     interrupt stop;
     used_devices devices;
     const model loaded = args->model.open(stop, devices);
-    const int code = interactive_mode ? interactive_session(*args, loaded, stop) : generate_once(*args, loaded, stop);
+    const int code = interactive_mode
+                         ? interactive_session(*args, loaded, make_session_options(*args, loaded, stop), stop)
+                         : generate_once(*args, loaded, stop);
     devices.finish();
     return code;
   };

@@ -16,6 +16,7 @@ namespace flywheel::cli {
 struct run_args {
   model_args model;
   session_args session;
+  adapter_args adapters;
   sampler_args sampler;
   std::optional<std::string> prompt;
   std::optional<std::string> ids;
@@ -48,6 +49,8 @@ class text_stream {
 };
 
 /// Reads lines and continues the text after each until /quit or the end of the input. Returns the exit code.
-int interactive_session(const run_args& args, const model& loaded, interrupt& stop);
+int interactive_session(const run_args& args, const model& loaded, const session_options& options, interrupt& stop);
+/// What the options say, with the adapters opened.
+[[nodiscard]] session_options make_session_options(const run_args& args, const model& loaded, const interrupt& stop);
 
 }  // namespace flywheel::cli

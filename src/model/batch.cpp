@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <map>
 #include <string>
@@ -27,6 +28,12 @@ std::int64_t common_tokens(const session::state& a, const session::state& b, std
 std::int64_t usable(const detail::kv_cache& cache, std::int64_t positions) {
   if (cache.size() <= positions) return cache.size();
   return cache.can_truncate(positions) ? positions : 0;
+}
+
+/// Any fixed order of adapters.
+bool before(const device::adapter_share& a, const device::adapter_share& b) {
+  if (a.weights != b.weights) return std::less<>()(a.weights, b.weights);
+  return a.scale < b.scale;
 }
 
 }  // namespace
@@ -106,6 +113,7 @@ result<batch> batch::create(const flywheel::model& model, const session_options&
 }
 
 result<batch::member> batch::state::add(std::unique_ptr<session::state> s) {
+  FLYWHEEL_CHECK(work->fit(s->adapters.width));
   const std::size_t n = members.size() + 1;
   const std::size_t row = s->logits.size();
   const std::size_t wanted = std::min(n, static_cast<std::size_t>(options.n_batch));
@@ -123,9 +131,13 @@ result<batch::member> batch::state::add(std::unique_ptr<session::state> s) {
   return next_name++;
 }
 
-result<batch::member> batch::join(std::span<const token_id> ids) {
+result<batch::member> batch::join(std::span<const token_id> ids) { return join(ids, state_->options.adapters); }
+
+result<batch::member> batch::join(std::span<const token_id> ids, std::span<const adapter_use> adapters) {
   return detail::guarded([&]() -> result<member> {
-    FLYWHEEL_TRY(auto made, session::state::create(state_->model, state_->options, false));
+    session_options options = state_->options;
+    options.adapters.assign(adapters.begin(), adapters.end());
+    FLYWHEEL_TRY(auto made, session::state::create(state_->model, options, false));
     FLYWHEEL_CHECK(made->append(ids, true));
     return state_->add(std::move(made));
   });
@@ -174,6 +186,15 @@ result<void> batch::append(member who, std::span<const token_id> ids) {
   });
 }
 
+result<void> batch::set_adapters(member who, std::span<const adapter_use> adapters) {
+  return detail::guarded([&]() -> result<void> {
+    FLYWHEEL_TRY(state::entry* const e, state_->at(who));
+    FLYWHEEL_TRY(const auto probe, detail::adapter_set::create(state_->model, adapters));
+    FLYWHEEL_CHECK(state_->work->fit(probe.width));
+    return e->held->set_adapters(adapters);
+  });
+}
+
 /// Takes over the longest beginning that another member has computed, or waits (limits[index] = 0) for a longer one
 /// that a member before this one is about to compute. Only members in front are waited for, so somebody always goes on.
 result<void> batch::state::share_beginning(std::size_t index) {
@@ -188,6 +209,7 @@ result<void> batch::state::share_beginning(std::size_t index) {
     const std::int64_t most = std::min(n - 1, static_cast<std::int64_t>(other.tokens.size()));
     if (i == index || most < own.cache.size() + least_shared) continue;
     const detail::kv_layout& layout = own.cache.layout();
+    if (own.adapters != other.adapters || own.foreign > 0 || other.foreign > 0) continue;
     if (layout.rotates_long(own.options.n_ctx) != layout.rotates_long(other.options.n_ctx)) continue;
     const std::int64_t common = common_tokens(own, other, most);
     if (const std::int64_t there = usable(other.cache, common); there > best) {
@@ -216,9 +238,11 @@ result<void> batch::state::plan() {
   shares.clear();
   limits.assign(members.size(), std::numeric_limits<std::int64_t>::max());
   const std::size_t count = members.size();
-  bool prompts = false;
+  bool prompts = false, adapted = false;
   for (const entry& e : members) {
     e.held->recompute_last();
+    e.held->settle();
+    adapted = adapted || !e.held->adapters.shares.empty();
     prompts = prompts || e.held->pending() > 1;
   }
   // One place is left for prompts. Where there is only one place, prompts take turns with the others, token by token.
@@ -236,13 +260,18 @@ result<void> batch::state::plan() {
   turn = std::cmp_equal(shares.size(), places) ? next_turn : 0;
   std::int64_t room = options.n_batch - static_cast<std::int64_t>(shares.size());
   // The longest sequences take longest: they are not to be the last ones that a worker finds.
+  // Those with equal adapters are neighbours, so that these are read once for all.
   std::sort(shares.begin(), shares.end(), [&](const share& a, const share& b) {
-    return members[a.index].held->cache.size() > members[b.index].held->cache.size();
+    const session::state &left = *members[a.index].held, &right = *members[b.index].held;
+    if (adapted && left.adapters != right.adapters)
+      return std::ranges::lexicographical_compare(left.adapters.shares, right.adapters.shares, before);
+    return left.cache.size() > right.cache.size();
   });
   if (room == 0) return {};
   for (std::size_t i = 0; i < count; ++i)
     if (members[i].held->pending() > 1) FLYWHEEL_CHECK(share_beginning(i));
-  // When no prompt can use the place that was left for it, because they wait for each other, a member that decodes does.
+  // When no prompt can use the place that was left for it, because they wait for each other, a member that decodes
+  // does.
   for (const bool prompt : {true, false})
     for (std::size_t i = 0; i < count && room > 0; ++i) {
       const session::state& s = *members[i].held;
@@ -263,7 +292,7 @@ result<void> batch::state::compute(const control& control) {
     const std::int64_t begin = s.cache.size();
     FLYWHEEL_CHECK(s.cache.reserve(begin + x.tokens));
     ids.insert(ids.end(), s.tokens.begin() + begin, s.tokens.begin() + begin + x.tokens);
-    parts.push_back({x.tokens, &s.cache, s.options.n_ctx});
+    parts.push_back({x.tokens, &s.cache, s.options.n_ctx, s.adapters.shares});
     if (x.tokens == s.pending()) rows.push_back(static_cast<std::int32_t>(ids.size()) - 1);
   }
   const auto n_vocab = static_cast<std::size_t>(model->engine->n_vocab());
@@ -325,6 +354,11 @@ std::span<const float> batch::logits(member who) const noexcept {
 std::span<const token_id> batch::tokens(member who) const noexcept {
   const state::entry* const e = state_->find(who);
   return e == nullptr ? std::span<const token_id>{} : std::span<const token_id>(e->held->tokens);
+}
+
+std::span<const adapter_use> batch::adapters(member who) const noexcept {
+  const state::entry* const e = state_->find(who);
+  return e == nullptr ? std::span<const adapter_use>{} : std::span<const adapter_use>(e->held->options.adapters);
 }
 
 std::size_t batch::size() const noexcept { return state_->members.size(); }
@@ -410,7 +444,8 @@ result<std::vector<result<generation>>> batch::generate(std::span<const generate
           out[next] = error{errc::invalid_argument, "the prompt holds no tokens", "generate_request::prompt"};
           continue;
         }
-        if (auto who = join(requests[next].prompt); who)
+        const auto& adapters = requests[next].adapters;
+        if (auto who = join(requests[next].prompt, adapters ? *adapters : state_->options.adapters); who)
           active.push_back({next, *who, nullptr});
         else
           out[next] = std::move(who).error();

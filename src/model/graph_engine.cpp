@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <map>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/device/device.hpp"
@@ -21,14 +24,55 @@ constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64
 /// The arena of one session: a plan per graph, and memory for the larger of them.
 class graph_workspace final : public workspace {
  public:
-  [[nodiscard]] std::size_t bytes() const noexcept override { return memory.size(); }
+  [[nodiscard]] std::size_t bytes() const noexcept override { return memory.size() + projections.size(); }
 
   std::array<graph::memory_plan, graph_kinds> plans;
   std::size_t scratch_offset = 0;
   std::int32_t n_batch = 0;
   std::vector<device::sequence_slice> sequences;  ///< Filled for each chunk.
+  std::vector<device::adapter_segment> adapted_tokens, adapted_outputs;
   buffer memory;
+  buffer projections;  ///< [n_batch, width]
+  std::int64_t width = 0;
+  std::pmr::memory_resource* resource = nullptr;
+
+  [[nodiscard]] result<void> fit(std::int64_t adapter_width) override {
+    if (adapter_width <= width) return {};
+    FLYWHEEL_TRY(projections,
+                 buffer::allocate(static_cast<std::size_t>(n_batch * adapter_width) * sizeof(float), resource));
+    width = adapter_width;
+    return {};
+  }
+  /// Finds the rows of neighbours with equal adapters.
+  result<void> segment(const chunk& c);
 };
+
+result<void> graph_workspace::segment(const chunk& c) {
+  adapted_tokens.clear();
+  adapted_outputs.clear();
+  std::int64_t row = 0;
+  for (const chunk_part& p : c.parts) {
+    const std::int64_t begin = std::exchange(row, row + p.n_tokens);
+    if (p.adapters.empty()) continue;
+    std::int64_t needed = 0;
+    for (const device::adapter_share& s : p.adapters) needed += s.weights->width;
+    if (needed > width) return error{errc::internal, "the workspace has no room for the adapters", "forward"};
+    if (!adapted_tokens.empty() && adapted_tokens.back().end == begin &&
+        std::ranges::equal(adapted_tokens.back().shares, p.adapters))
+      adapted_tokens.back().end = row;
+    else
+      adapted_tokens.push_back({begin, row, p.adapters});
+  }
+  std::size_t out = 0;
+  for (const device::adapter_segment& s : adapted_tokens) {
+    while (out < c.output_rows.size() && c.output_rows[out] < s.begin) ++out;
+    const std::size_t first = out;
+    while (out < c.output_rows.size() && c.output_rows[out] < s.end) ++out;
+    if (first < out)
+      adapted_outputs.push_back({static_cast<std::int64_t>(first), static_cast<std::int64_t>(out), s.shares});
+  }
+  return {};
+}
 
 /// Plans for n_batch tokens; everything but the memory itself.
 result<std::unique_ptr<graph_workspace>> plan_workspace(const placed_graphs& graphs, std::int32_t n_batch) {
@@ -116,6 +160,36 @@ std::vector<graph::graph> with_taps(std::vector<graph::graph> graphs, device::ob
   return graphs;
 }
 
+/// Gives every weight of the graphs its slot.
+adapter_sites number_weights(std::vector<graph::graph>& graphs) {
+  adapter_sites sites;
+  std::map<std::tuple<std::string, std::int64_t, std::int64_t>, std::uint32_t> slots;
+  for (graph::graph& g : graphs) {
+    for (graph::weight_info& w : g.weights) {
+      const std::int64_t cols = w.dims.cols(), rows = w.dims.elements() / std::max<std::int64_t>(1, cols);
+      w.slot = static_cast<std::uint32_t>(sites.weights.size());
+      const auto [at, fresh] = slots.emplace(std::tuple(w.name, w.first_row, w.dims.elements()), w.slot);
+      w.slot = at->second;
+      if (fresh) sites.weights.push_back({w.name, w.first_row, rows, cols});
+    }
+    for (const graph::node& n : g.nodes) {
+      std::vector<std::uint32_t> together;
+      for (std::size_t i = 0; i < n.inputs.size(); ++i) {
+        const graph::weight_info* w = g.weight_of(n.inputs[i]);
+        if (w == nullptr) continue;
+        weight_site& site = sites.weights[w->slot];
+        const bool product = n.kind == graph::op::linear && i >= 1 && i <= n.as<graph::linear_attributes>().weights;
+        const bool table =
+            n.kind == graph::op::embed && g.nodes[g.at(n.inputs[1]).producer].kind == graph::op::token_ids;
+        (product ? site.product : table ? site.table : site.other) = true;
+        if (product || table) together.push_back(w->slot);
+      }
+      if (!together.empty()) sites.together.push_back(std::move(together));
+    }
+  }
+  return sites;
+}
+
 class graph_engine final : public engine {
  public:
   /// Everything that needs no tensor data.
@@ -137,7 +211,9 @@ class graph_engine final : public engine {
     for (graph::graph& g : graphs) {
       FLYWHEEL_TRY(g, optimized(std::move(g)));
     }
+    sites_ = number_weights(graphs);
     FLYWHEEL_CHECK(graphs_.place(ctx, std::move(devices), std::move(graphs)));
+    sites_.elsewhere = !graphs_.on_last_device();
     encoder_ = encoder_facts_of(file, graphs_.at(0));
     FLYWHEEL_TRY(kv_, layout_of(graphs_.at(0)));
     digest_ = digest_of(file);
@@ -157,12 +233,16 @@ class graph_engine final : public engine {
     return static_cast<std::int32_t>(std::min<std::int64_t>(parameters_.n_ctx_train, 0x7fffffff));
   }
   std::optional<encoder_facts> encoder() const override { return encoder_; }
+  const adapter_sites* sites() const override { return &sites_; }
   std::uint64_t digest() const override { return digest_; }
 
   result<std::unique_ptr<workspace>> new_workspace(std::int32_t n_batch) const override {
     return guarded([&]() -> result<std::unique_ptr<workspace>> {
       FLYWHEEL_TRY(auto w, plan_workspace(graphs_, n_batch));
       w->sequences.reserve(static_cast<std::size_t>(n_batch));
+      w->adapted_tokens.reserve(static_cast<std::size_t>(n_batch));
+      w->adapted_outputs.reserve(static_cast<std::size_t>(n_batch));
+      w->resource = ctx_.memory();
       FLYWHEEL_TRY(w->memory, buffer::allocate(w->scratch_offset + graphs_.scratch_bytes(n_batch), ctx_.memory()));
       return std::unique_ptr<workspace>(std::move(w));
     });
@@ -198,6 +278,7 @@ class graph_engine final : public engine {
       }
       w.sequences.push_back(slice);
     }
+    FLYWHEEL_CHECK(w.segment(c));
 
     float* const results[] = {out.data()};
     device::bindings b;
@@ -206,6 +287,7 @@ class graph_engine final : public engine {
     b.sequences = w.sequences;
     b.output_rows = c.output_rows;
     if (!encoder_) b.kv_type = c.parts.front().cache->kv_type();
+    b.adapters = {w.adapted_tokens, w.adapted_outputs, reinterpret_cast<float*>(w.projections.mutable_data()), w.width};
     b.arena = w.memory.mutable_data();
     b.offsets = w.plans[kind].offsets;
     b.results = results;
@@ -223,6 +305,7 @@ class graph_engine final : public engine {
   std::optional<encoder_facts> encoder_;
   std::uint64_t digest_ = 0;
   kv_layout kv_;
+  adapter_sites sites_;
   placed_graphs graphs_;
 };
 

@@ -174,6 +174,16 @@ std::size_t placed_graphs::weight_bytes() const {
   return sum;
 }
 
+bool placed_graphs::on_last_device() const {
+  const std::scoped_lock lock(mutex_);
+  bool all = true;
+  (void)for_each_seat([&](const seat& s) -> result<void> {
+    all = all && s.device + 1 == devices_.size();
+    return {};
+  });
+  return all;
+}
+
 std::size_t placed_graphs::scratch_bytes(std::int64_t max_tokens) const {
   const std::scoped_lock lock(mutex_);
   const unsigned workers = ctx_.executor().concurrency();

@@ -39,6 +39,8 @@ class placed_graphs {
   [[nodiscard]] const graph::graph& at(std::size_t i) const noexcept { return graphs_[i]->whole; }
   /// Of all devices that are in use.
   [[nodiscard]] std::size_t weight_bytes() const;
+  /// Whether the last device, the CPU, was given everything.
+  [[nodiscard]] bool on_last_device() const;
   /// Of any part on any device that may have to run it.
   [[nodiscard]] std::size_t scratch_bytes(std::int64_t max_tokens) const;
 

@@ -144,6 +144,11 @@ generation_stream session::stream(const generate_options& options) noexcept {
   return generation_stream(detail::guarded([&] { return detail::generator::create(*state_, options); }));
 }
 
+result<void> session::set_adapters(std::span<const adapter_use> adapters) {
+  return detail::guarded([&] { return state_->set_adapters(adapters); });
+}
+
+std::span<const adapter_use> session::adapters() const noexcept { return state_->options.adapters; }
 std::span<const token_id> session::tokens() const noexcept { return state_->tokens; }
 const session_options& session::options() const noexcept { return state_->options; }
 std::int32_t session::n_ctx() const noexcept { return state_->options.n_ctx; }
@@ -180,6 +185,7 @@ result<session> session::fork() const {
     FLYWHEEL_TRY(auto copy, state::create(state_->model, state_->options));
     FLYWHEEL_TRY(copy->cache, state_->cache.fork());
     copy->tokens = state_->tokens;
+    copy->foreign = state_->foreign;
     copy->has_logits = state_->has_logits;
     if (copy->has_logits) std::memcpy(copy->logits.mutable_data(), state_->logits.data(), copy->logits.size());
     return session(std::move(copy));

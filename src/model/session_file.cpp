@@ -2,13 +2,14 @@
 //
 //   char magic[8]        "FLYWKV\r\n": a transfer that changes line ends breaks it
 //   u32 version          2
-//   u32 flags            bit 0: logits are present; bit 1: keys are rotated for long contexts (kv_layout)
+//   u32 flags            bit 0: logits are present; bit 1: keys are rotated for long contexts (kv_layout);
+//                        bit 2: some positions were computed with other adapters than the last ones
 //   u64 model            engine::digest()
 //   u64 layout           kv_layout::digest()
 //   u32 kv_type          a dtype
 //   u32 n_vocab
 //   u32 page_tokens      kv_page_tokens: it is part of the layout of the rows
-//   u32 reserved         0
+//   u32 adapters         adapter_set::digest(); 0: none
 //   u64 n_tokens         all tokens
 //   u64 n_cached         the first of them, which have been computed
 //   i32 tokens[n_tokens]
@@ -24,8 +25,8 @@
 
 #include "flywheel/core/buffer.hpp"
 #include "flywheel/detail/try.hpp"
-#include "src/io/output_file.hpp"
 #include "src/core/checksum.hpp"
+#include "src/io/output_file.hpp"
 #include "src/model/session_state.hpp"
 
 namespace flywheel::inline v0 {
@@ -33,7 +34,7 @@ namespace {
 
 constexpr std::array<char, 8> magic = {'F', 'L', 'Y', 'W', 'K', 'V', '\r', '\n'};
 constexpr std::uint32_t version = 2;
-constexpr std::uint32_t has_logits_flag = 1, long_rotation_flag = 2;
+constexpr std::uint32_t has_logits_flag = 1, long_rotation_flag = 2, foreign_flag = 4;
 constexpr std::size_t header_bytes = 64;
 constexpr std::size_t checksum_bytes = 8;
 
@@ -47,13 +48,13 @@ error mismatch(std::string message) { return {errc::invalid_argument, std::move(
 struct header {
   std::uint32_t version = 0, flags = 0;
   std::uint64_t model = 0, layout = 0;
-  std::uint32_t kv_type = 0, n_vocab = 0, page_tokens = 0, reserved = 0;
+  std::uint32_t kv_type = 0, n_vocab = 0, page_tokens = 0, adapters = 0;
   std::uint64_t n_tokens = 0, n_cached = 0;
 
   /// Calls f for each number in the order of the file.
   template <class Self, class F>
   static void each(Self& h, F&& f) {
-    f(h.version), f(h.flags), f(h.model), f(h.layout), f(h.kv_type), f(h.n_vocab), f(h.page_tokens), f(h.reserved);
+    f(h.version), f(h.flags), f(h.model), f(h.layout), f(h.kv_type), f(h.n_vocab), f(h.page_tokens), f(h.adapters);
     f(h.n_tokens), f(h.n_cached);
   }
 };
@@ -61,12 +62,14 @@ struct header {
 header header_of(const session::state& s) {
   header h;
   h.version = version;
-  h.flags =
-      (s.has_logits ? has_logits_flag : 0) | (s.cache.layout().rotates_long(s.options.n_ctx) ? long_rotation_flag : 0);
+  h.flags = (s.has_logits ? has_logits_flag : 0) |
+            (s.cache.layout().rotates_long(s.options.n_ctx) ? long_rotation_flag : 0) |
+            (std::min(s.foreign, s.cache.size()) > 0 ? foreign_flag : 0);
   h.model = s.engine().digest();
   h.layout = s.cache.layout().digest();
   h.kv_type = static_cast<std::uint32_t>(s.cache.kv_type());
   h.n_vocab = static_cast<std::uint32_t>(s.n_vocab());
+  h.adapters = s.adapters.digest();
   h.page_tokens = static_cast<std::uint32_t>(kv_page_tokens);
   h.n_tokens = s.tokens.size();
   h.n_cached = static_cast<std::uint64_t>(s.cache.size());
@@ -122,7 +125,7 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
                  "version " + std::to_string(h.version) + " is not known, only " + std::to_string(version) +
                      "; prefill the text again instead",
                  "session file"};
-  if ((h.flags & ~(has_logits_flag | long_rotation_flag)) != 0) return malformed("unknown flags");
+  if ((h.flags & ~(has_logits_flag | long_rotation_flag | foreign_flag)) != 0) return malformed("unknown flags");
   const header own = header_of(s);
   if (h.model != own.model || h.layout != own.layout || h.n_vocab != own.n_vocab)
     return mismatch("the state belongs to another model");
@@ -130,6 +133,9 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
     return mismatch("the state is " + std::string(to_string(static_cast<dtype>(h.kv_type))) +
                     ", this session's cache " + std::string(to_string(s.cache.kv_type())) +
                     "; create the session with that kv_type");
+  if (h.adapters != own.adapters)
+    return mismatch(h.adapters == 0 ? "the state was computed without adapters; take those of this session away first"
+                                    : "the state was computed with other adapters or scales; set the same ones first");
   if (((h.flags ^ own.flags) & long_rotation_flag) != 0)
     return mismatch("this model rotates keys otherwise when n_ctx exceeds " +
                     std::to_string(s.cache.layout().long_rotation_beyond) +
@@ -142,7 +148,6 @@ result<header> read_header(const session::state& s, std::span<const std::byte> f
   if (h.n_cached > h.n_tokens) return malformed("more positions are cached than there are tokens");
   if ((h.n_tokens == 0 || h.n_cached < h.n_tokens) && (h.flags & has_logits_flag) != 0)
     return malformed("logits of tokens that are not computed");
-  if (h.reserved != 0) return malformed("the reserved number is not 0");
   // Not more than n_ctx tokens, whose size the session has checked when it was made: nothing overflows.
   const std::size_t expected = header_bytes + h.n_tokens * sizeof(token_id) +
                                ((h.flags & has_logits_flag) != 0 ? s.logits.size() : 0) +
@@ -221,6 +226,7 @@ result<void> session::restore(std::span<const std::byte> bytes) {
     if (has_logits) std::memcpy(s.logits.mutable_data(), logits.data(), logits.size());
     s.has_logits = has_logits;
     s.cache = std::move(cache);
+    s.foreign = (h.flags & foreign_flag) != 0 ? s.cache.size() : 0;
     s.tokens.swap(tokens);
     return {};
   });

@@ -59,16 +59,37 @@ result<std::unique_ptr<session::state>> session::state::create(std::shared_ptr<c
   FLYWHEEL_TRY(detail::kv_cache cache, detail::kv_cache::create(engine.kv(), options.kv_type, memory));
   const std::size_t row = sizeof(float) * static_cast<std::size_t>(engine.n_vocab());
   FLYWHEEL_TRY(buffer logits, buffer::allocate(row, memory));
-  auto made = std::unique_ptr<state>(
-      new state{std::move(model), sizes.options, std::move(cache), nullptr, std::move(logits), {}, {}, false});
+  FLYWHEEL_TRY(detail::adapter_set adapters, detail::adapter_set::create(model, options.adapters));
+  auto made = std::unique_ptr<state>(new state{std::move(model),
+                                               sizes.options,
+                                               std::move(cache),
+                                               nullptr,
+                                               std::move(logits),
+                                               {},
+                                               {},
+                                               false,
+                                               std::move(adapters)});
   if (alone) FLYWHEEL_CHECK(made->become_alone());
   return made;
 }
 
 result<void> session::state::become_alone() {
   FLYWHEEL_TRY(buffer row, buffer::allocate(logits.size(), model->ctx.memory()));
-  FLYWHEEL_TRY(work, engine().new_workspace(options.n_batch));
+  FLYWHEEL_TRY(auto space, engine().new_workspace(options.n_batch));
+  FLYWHEEL_CHECK(space->fit(adapters.width));
+  work = std::move(space);
   next_logits = std::move(row);
+  return {};
+}
+
+result<void> session::state::set_adapters(std::span<const adapter_use> uses) {
+  FLYWHEEL_TRY(detail::adapter_set next, detail::adapter_set::create(model, uses));
+  std::vector<adapter_use> listed(next.uses);
+  if (work != nullptr) FLYWHEEL_CHECK(work->fit(next.width));
+  settle();
+  if (next != adapters) foreign = cache.size();
+  adapters = std::move(next);
+  options.adapters = std::move(listed);
   return {};
 }
 
@@ -137,6 +158,7 @@ result<void> session::state::compute(const control& control, const detail::row_r
   } else {
     cache.truncate(rows->first);
   }
+  settle();
   result<void> done = detail::guarded([&] { return compute_chunks(control, rows); });
   if (!done) cache.truncate(cache.size());  // gives back pages that were reserved
   return done;
@@ -170,7 +192,7 @@ result<void> session::state::compute_chunks(const control& control, const detail
     const bool need_last = end == n;
 
     FLYWHEEL_CHECK(cache.reserve(end));
-    const detail::chunk_part whole{end - begin, &cache, options.n_ctx};
+    const detail::chunk_part whole{end - begin, &cache, options.n_ctx, adapters.shares};
     detail::chunk c;
     c.ids = std::span(tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
     c.parts = std::span(&whole, 1);

@@ -1,6 +1,7 @@
 // What a session holds, and the one place where tokens are computed.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "flywheel/core/executor.hpp"
 #include "flywheel/core/progress.hpp"
 #include "flywheel/model/session.hpp"
+#include "src/model/adapter_set.hpp"
 #include "src/model/engine.hpp"
 #include "src/model/kv_cache.hpp"
 #include "src/model/model_state.hpp"
@@ -55,6 +57,8 @@ struct session::state {
   buffer next_logits;  // [n_vocab]: written by a computation and swapped when it has succeeded; none in a batch
   std::vector<token_id> tokens;
   bool has_logits = false;
+  detail::adapter_set adapters = {};  // options.adapters, too
+  std::int64_t foreign = 0;           // tokens at the front that were computed with other adapters; see settle()
 
   /// `alone`: with what compute() needs.
   [[nodiscard]] static result<std::unique_ptr<state>> create(std::shared_ptr<const flywheel::model::state> model,
@@ -67,6 +71,10 @@ struct session::state {
     return {reinterpret_cast<const float*>(logits.data()), has_logits ? n_vocab() : 0};
   }
 
+  /// On error nothing has changed.
+  [[nodiscard]] result<void> set_adapters(std::span<const adapter_use> uses);
+  /// Before the cache grows: what is not in it is foreign no more.
+  void settle() noexcept { foreign = std::min(foreign, cache.size()); }
   /// Appends without computing. Slides when that is allowed and needed.
   [[nodiscard]] result<void> append(std::span<const token_id> ids, bool may_slide);
   /// Appends one valid token; slides a full context. Allocates at most the token list's growth.

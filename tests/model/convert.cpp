@@ -1,5 +1,6 @@
 // Writing models as GGUF: what changes its type and what stays, round trips, and what goes wrong.
 #include "flywheel/model/convert.hpp"
+#include "flywheel/model/model.hpp"
 #include "flywheel/model/open.hpp"
 #include "flywheel/model/session.hpp"
 #include "support/catch.hpp"
@@ -11,7 +12,7 @@ namespace {
 using namespace flywheel;
 using namespace flywheel::test;
 
-std::vector<std::byte> bytes_of(const io::archive& file, const io::tensor_info& t) {
+std::vector<std::byte> converted_bytes_of(const io::archive& file, const io::tensor_info& t) {
   buffer scratch;
   const auto bytes = file.bytes(t, scratch).value();
   return {bytes.begin(), bytes.end()};
@@ -53,13 +54,13 @@ TEST_CASE("Matrices change their type; vectors, routers and rows that are no who
     const dtype wanted = stays ? dtype::f32 : t.name == "blk.0.odd.weight" ? dtype::f16 : dtype::q8_0;
     CHECK(to_string(made->type) == to_string(wanted));
     changed += stays ? 0 : 1;
-    std::vector<std::byte> expected = bytes_of(from, t);
+    std::vector<std::byte> expected = converted_bytes_of(from, t);
     if (!stays) {
       std::vector<std::byte> encoded(dense_bytes(wanted, t.dims).value());
       formats::find_encoder(wanted)(reinterpret_cast<const float*>(expected.data()), t.dims.elements(), encoded.data());
       expected = encoded;
     }
-    CHECK(bytes_of(to, *made) == expected);
+    CHECK(converted_bytes_of(to, *made) == expected);
   }
   CHECK(done.changed == changed);
 
@@ -103,7 +104,7 @@ TEST_CASE("Device formats come back from GGUF and from safetensors bit for bit")
       REQUIRE(other != nullptr);
       CHECK(other->type == t.type);
       CHECK(other->dims == t.dims);
-      CHECK(bytes_of(safetensors, *other) == bytes_of(gguf, t));
+      CHECK(converted_bytes_of(safetensors, *other) == converted_bytes_of(gguf, t));
       if (t.dims.rank() > 1) CHECK(t.type == (t.dims.cols() % 128 == 0 ? type : by_row));
     }
     CHECK(logits_of(folder / "b.gguf") == logits_of(folder / "b.safetensors"));
@@ -112,10 +113,10 @@ TEST_CASE("Device formats come back from GGUF and from safetensors bit for bit")
     const io::archive plain = io::archive::open(folder / "b.safetensors").value();
     const io::tensor_info& codes = *plain.find("blk.0.attn_q.weight");
     const io::tensor_info& scales = *plain.find("blk.0.attn_q.weight.scales");
-    const std::vector<std::byte> c = bytes_of(plain, codes), s = bytes_of(plain, scales);
+    const std::vector<std::byte> c = converted_bytes_of(plain, codes), s = converted_bytes_of(plain, scales);
     std::vector<float> expected(256 * 256);
     const io::tensor_info& t = *gguf.find("blk.0.attn_q.weight");
-    formats::decode(tensor_view(t.type, t.dims, bytes_of(gguf, t).data()), expected).value();
+    formats::decode(tensor_view(t.type, t.dims, converted_bytes_of(gguf, t).data()), expected).value();
     const bool four = codes.type == dtype::u8;
     std::vector<float> decoded_scales(static_cast<std::size_t>(scales.dims.elements()));
     formats::decode(tensor_view(scales.type, scales.dims, s.data()), decoded_scales).value();

@@ -18,6 +18,7 @@
 #include "flywheel/core/executor.hpp"
 #include "flywheel/core/progress.hpp"
 #include "flywheel/core/result.hpp"
+#include "flywheel/device/low_rank.hpp"
 #include "flywheel/graph/graph.hpp"
 #include "flywheel/io/archive.hpp"
 
@@ -89,6 +90,7 @@ struct bindings {
   std::span<const sequence_slice> sequences;  ///< Their n_tokens add up to ids.size().
   std::span<const std::int32_t> output_rows;  ///< Rows of the chunk whose results are wanted, ascending.
   dtype kv_type = dtype::f16;
+  adapter_bindings adapters;             ///< Of the CPU alone: other devices are not given any.
   std::byte* arena = nullptr;            ///< 64-byte aligned, memory_plan::arena_bytes.
   std::span<const std::size_t> offsets;  ///< memory_plan::offsets
   std::span<float* const> results;       ///< Memory of graph::outputs: [output rows, cols] each.

@@ -54,6 +54,7 @@ struct weight_info {
   dtype type = dtype::f32;
   shape dims;
   std::int64_t first_row = 0;  ///< Of the used rows (of every matrix, when there are several).
+  std::uint32_t slot = 0;      ///< The same for the same rows in all graphs of a loaded model, and for no others.
   [[nodiscard]] bool same_rows(const weight_info& other) const noexcept {
     return name == other.name && first_row == other.first_row && dims == other.dims;
   }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,7 +23,8 @@ struct generate_request {
   std::vector<token_id> prompt;  ///< Not empty.
   /// As for session::generate. Its control.stop ends this request alone, before the next token.
   generate_options options;
-  generation_callback each;  ///< May be empty. Return false to stop this request.
+  generation_callback each;                          ///< May be empty. Return false to stop this request.
+  std::optional<std::vector<adapter_use>> adapters = {};  ///< Nothing: those of the batch's options.
 };
 
 /// Continuous batching: members join and leave at any time, and every step computes tokens of all of them in one pass.
@@ -39,7 +41,8 @@ struct generate_request {
 /// generations by no more than a step of n_batch tokens.
 ///
 /// Members with the same beginning share it: what one has computed, others take over with its pages, and while a member
-/// computes a beginning of 16 tokens or more that others need, too, these wait for it.
+/// computes a beginning of 16 tokens or more that others need, too, these wait for it. Only members with the same
+/// adapters and scales, unchanged since their first token, share.
 ///
 /// A member's tokens, logits and log-probabilities are, bit for bit, those of a session alone, whoever else is in the
 /// batch. A call that fails or is cancelled leaves every member as it was. Movable; a moved-from batch can only be
@@ -60,6 +63,9 @@ class FLYWHEEL_API batch {
   /// A new member that holds `ids`, which may be empty; they are computed in the following steps. Errors:
   /// invalid_argument (an id out of range), context_full, out_of_memory.
   [[nodiscard]] result<member> join(std::span<const token_id> ids);
+  /// The same with these adapters in place of those of options(). A step reads the model once, whatever adapters its
+  /// members use. Errors: those of session::set_adapters, too.
+  [[nodiscard]] result<member> join(std::span<const token_id> ids, std::span<const adapter_use> adapters);
   /// A session becomes a member, with its tokens, cache, logits and options (but for n_batch). Errors: invalid_argument
   /// (another model or KV type), out_of_memory; the session is lost then: fork it before if that matters.
   [[nodiscard]] result<member> join(session alone);
@@ -71,6 +77,12 @@ class FLYWHEEL_API batch {
   /// Appends tokens, which the following steps compute; logits(who) are gone. A full context slides when the options
   /// say so. Errors: invalid_argument (no such member, an id out of range), context_full, out_of_memory.
   [[nodiscard]] result<void> append(member who, std::span<const token_id> ids);
+
+  /// As session::set_adapters, for a member. Errors: invalid_argument (no such member, those of the session's),
+  /// out_of_memory; then nothing has changed.
+  [[nodiscard]] result<void> set_adapters(member who, std::span<const adapter_use> adapters);
+  /// A member's adapters; empty when there is no such member. Valid until the next call that is not const.
+  [[nodiscard]] std::span<const adapter_use> adapters(member who) const noexcept;
 
   /// Computes up to n_batch tokens; gives how many, 0 when nothing was pending. Progress is not reported. Errors:
   /// cancelled (within a tile of work), out_of_memory, device.

@@ -14,6 +14,7 @@
 #include "flywheel/core/dtype.hpp"
 #include "flywheel/core/progress.hpp"
 #include "flywheel/core/result.hpp"
+#include "flywheel/model/adapter.hpp"
 #include "flywheel/model/generation.hpp"
 #include "flywheel/text/tokenizer.hpp"
 
@@ -34,11 +35,12 @@ enum class when_full : std::uint8_t {
 struct session_options {
   std::int32_t n_ctx = 0;      ///< Tokens the session can hold; 0: what the model was trained for, at most 4096.
   std::int32_t n_batch = 512;  ///< Tokens per prefill chunk: sets the arena's size.
-  /// Of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) or q4_0 (a third: heads are rotated,
-  /// values have 4 bits and keys 5). The last two need a head size that is a multiple of 32.
+  /// Of the KV cache: f16, f32, q8_0 (half of f16's memory, nearly the same results) or q4_0 (a third: heads are
+  /// rotated, values have 4 bits and keys 5). The last two need a head size that is a multiple of 32.
   dtype kv_type = dtype::f16;
   flywheel::when_full when_full = when_full::refuse;
-  std::int32_t keep = 0;  ///< Tokens at the front that sliding keeps (a system prompt).
+  std::int32_t keep = 0;              ///< Tokens at the front that sliding keeps (a system prompt).
+  std::vector<adapter_use> adapters = {};  ///< What the session begins with; see session::set_adapters.
 };
 
 /// One sequence. Movable; a moved-from session can only be destroyed or assigned to. One thread at a time; different
@@ -86,6 +88,14 @@ class FLYWHEEL_API session {
   /// The same as a range. Errors are in its status().
   [[nodiscard]] generation_stream stream(const generate_options& options) noexcept;
 
+  /// Tokens computed from now on go through these adapters of the model, in place of those before; none: the plain
+  /// model. Nothing is loaded or copied. What is computed stays as it is, with its logits and keys and values: to have
+  /// earlier tokens computed again, truncate or clear. Errors: invalid_argument (an empty handle, an adapter of another
+  /// model, a scale that is not finite), out_of_memory; then nothing has changed.
+  [[nodiscard]] result<void> set_adapters(std::span<const adapter_use> adapters);
+  /// Valid until the next call that is not const.
+  [[nodiscard]] std::span<const adapter_use> adapters() const noexcept;
+
   [[nodiscard]] std::span<const token_id> tokens() const noexcept;
   /// As created, with defaults filled in.
   [[nodiscard]] const session_options& options() const noexcept;
@@ -100,15 +110,16 @@ class FLYWHEEL_API session {
   [[nodiscard]] result<void> truncate(std::size_t count);
   void clear() noexcept;
 
-  /// An independent copy of the sequence; KV pages are shared until one side writes to them. The copy may be used on
-  /// another thread at once. Error: out_of_memory.
+  /// An independent copy of the sequence, with its adapters; KV pages are shared until one side writes to them. The
+  /// copy may be used on another thread at once. Error: out_of_memory.
   [[nodiscard]] result<session> fork() const;
-  /// Writes tokens, logits and KV state to a file (temporary name, rename), with a version and the model's digest.
+  /// Writes tokens, logits and KV state to a file (temporary name, rename), with a version and the digests of the model
+  /// and of the adapters in use; not the adapters themselves.
   /// Errors: those of files, out_of_memory.
   [[nodiscard]] result<void> save(const std::filesystem::path& path) const;
   [[nodiscard]] result<std::vector<std::byte>> save() const;
-  /// Replaces the state. Errors: malformed, unsupported (another version), invalid_argument (another model or KV type,
-  /// or too long for this context), not_found, io, out_of_memory.
+  /// Replaces the state. Errors: malformed, unsupported (another version), invalid_argument (another model, other
+  /// adapters or KV type, or too long for this context), not_found, io, out_of_memory.
   [[nodiscard]] result<void> restore(const std::filesystem::path& path);
   [[nodiscard]] result<void> restore(std::span<const std::byte> bytes);
 

@@ -7,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "cli/bench/adapters.hpp"
 #include "cli/command.hpp"
 #include "cli/default_model.hpp"
 #include "cli/output.hpp"
@@ -21,17 +22,6 @@ namespace {
 
 using measure::spread;
 using measure::timed;
-
-/// The same tokens every time for a seed; what they are does not change how long they take.
-std::vector<token_id> some_tokens(std::int32_t count, std::int32_t n_vocab, std::uint32_t seed = 1) {
-  std::vector<token_id> ids;
-  std::uint32_t state = seed;
-  while (static_cast<std::int32_t>(ids.size()) < count) {
-    state = state * 1664525U + 1013904223U;
-    ids.push_back(static_cast<token_id>((state >> 8) % static_cast<std::uint32_t>(n_vocab)));
-  }
-  return ids;
-}
 
 /// Tokens per second of sequences that are decoded together, from `work.depth` positions on. They differ from the
 /// first token on, so that none of them shares pages with another.
@@ -71,6 +61,16 @@ std::string percent(double value, const spread& tps) {
 std::string range(const spread& s, int digits) { return decimal(s.min, digits) + " - " + decimal(s.max, digits); }
 
 }  // namespace
+
+std::vector<token_id> some_tokens(std::int32_t count, std::int32_t n_vocab, std::uint32_t seed) {
+  std::vector<token_id> ids;
+  std::uint32_t state = seed;
+  while (static_cast<std::int32_t>(ids.size()) < count) {
+    state = state * 1664525U + 1013904223U;
+    ids.push_back(static_cast<token_id>((state >> 8) % static_cast<std::uint32_t>(n_vocab)));
+  }
+  return ids;
+}
 
 model_cost cost_of(const io::archive& file) {
   model_cost cost;
@@ -285,22 +285,26 @@ int bench_model(model_bench_args args) {
     write_synthetic(*shape, type, made->path(), 1, stop);
     args.model.path = made->path();
   }
-  model_cost cost;
   used_devices devices;
   model loaded;
-  double load = 0;
-  {
-    load = timed([&] { loaded = args.model.open(stop, devices); });
-    const std::span<const std::byte> built_in = default_model();
-    cost = cost_of(args.model.path.empty() ? io::archive::open(built_in).value()
-                                           : open_model_archive(args.model.path).value());
-  }
+  const double load = timed([&] { loaded = args.model.open(stop, devices); });
+  const io::archive file = args.model.path.empty() ? io::archive::open(default_model()).value()
+                                                   : open_model_archive(args.model.path).value();
+  const model_cost cost = cost_of(file);
+  std::vector<adapter_use> adapters = args.adapters.open(loaded, stop);
+  if (args.adapter_rank > 0) adapters = random_adapters(loaded, file, args.adapter_rank, args.work.sessions, stop);
   const model_figures f =
       measure_model(loaded, cost, args.work, args.session, static_cast<std::size_t>(args.rotate_mib) << 20, stop);
-  if (args.json)
-    print_line(dump(model_json(args, name, loaded, cost, load, f)));
-  else
+  std::optional<adapter_figures> with;
+  if (!adapters.empty()) with = measure_adapters(loaded, adapters, args.work, args.session, stop);
+  if (args.json) {
+    json all = model_json(args, name, loaded, cost, load, f);
+    if (with) all["adapters"] = adapter_json(*with);
+    print_line(dump(all));
+  } else {
     print_model(args, name, loaded, cost, load, f);
+    if (with) print_adapters(*with, args.work);
+  }
   devices.finish();
   return success;
 }

@@ -60,6 +60,8 @@ class temporary_file {
 struct model_bench_args {
   model_args model;
   session_args session;
+  adapter_args adapters;
+  std::int64_t adapter_rank = 0;  ///< Of random adapters, one for each session; 0: none.
   model_workload work;
   std::string type = "q4_0";
   bool type_given = false;

@@ -1,4 +1,4 @@
-// chat/ and adapters/: cases of features that this version does not have; each is named, none is counted as passed.
+// chat/: cases of features that this version does not have; each is named, none is counted as passed.
 #include <algorithm>
 
 #include "cli/conformance/cases.hpp"
@@ -16,13 +16,6 @@ void run_chat(const conformance_run& run, tally& results) {
     for (const json& c : all.at("cases"))
       results.skip(file.stem().string() + "/" + c.at("name").get<std::string>(), "chat templates are unsupported");
   }
-}
-
-void run_adapters(const conformance_run& run, tally& results) {
-  const json index = read_json(run.folder / "index.json");
-  for (const json& c : index.at("cases"))
-    for (const auto& [sequence, ids] : index.at("sequences").items())
-      results.skip(c.at("name").get<std::string>() + "." + sequence, "adapters are unsupported");
 }
 
 }  // namespace flywheel::cli

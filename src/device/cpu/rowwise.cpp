@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "src/device/cpu/low_rank.hpp"
 #include "src/device/cpu/program.hpp"
 
 namespace flywheel::inline v0::device {
@@ -45,6 +46,8 @@ class embed_step final : public step {
  public:
   embed_step(const compile_context& c, const graph::node& n)
       : table_(c.weights.find(*c.g.weight_of(n.inputs[0]), weight_use::rows)),
+        slot_(c.g.weight_of(n.inputs[0])->slot),
+        kernels_(c.kernels),
         by_(c.g.nodes[c.g.at(n.inputs[1]).producer].kind),
         y_(c.value(n.outputs[0])),
         stride_(row_bytes(table_->type, table_->dims.cols())) {}
@@ -56,6 +59,13 @@ class embed_step final : public step {
             s, begin, end, [&](const sequence_slice&, std::int64_t r, std::int64_t position) { copy(s, r, position); });
       const std::span<const std::int32_t> rows = by_ == graph::op::token_ids ? s.bound->ids : s.bound->token_types;
       for (std::int64_t r = begin; r < end; ++r) copy(s, r, rows.empty() ? 0 : rows[static_cast<std::size_t>(r)]);
+      if (by_ == graph::op::token_ids)
+        for_segments(s.bound->adapters.tokens, begin, end,
+                     [&](const adapter_segment& segment, std::int64_t first, std::int64_t last) {
+                       for (const adapter_share& share : segment.shares)
+                         if (const low_rank_change& c = share.weights->embeddings[slot_]; c.rank != 0)
+                           for (std::int64_t r = first; r < last; ++r) change(s, share, c, r);
+                     });
     });
   }
 
@@ -63,7 +73,21 @@ class embed_step final : public step {
   void copy(const run_state& s, std::int64_t r, std::int64_t row) const {
     table_->to_f32(table_->data + static_cast<std::size_t>(row) * stride_, y_.cols, s.at(y_) + r * y_.cols);
   }
+  /// What an adapter adds to row r.
+  void change(const run_state& s, const adapter_share& share, const low_rank_change& c, std::int64_t r) const {
+    const auto id = static_cast<std::size_t>(s.bound->ids[static_cast<std::size_t>(r)]);
+    float* u = s.bound->adapters.projections + r * s.bound->adapters.width;
+    float* y = s.at(y_) + r * y_.cols;
+    kernels::find_to_f32(kernels_.isa, c.a_type)(
+        c.a + id * static_cast<std::size_t>(c.rank) * kernels::low_rank_size(c.a_type), c.rank, u);
+    if (c.b == nullptr) return kernels_.scaled_add(u, share.scale * c.factor, c.rank, y);
+    kernels_.scale(u, share.scale * c.factor, c.rank, u);
+    kernels_.expand({c.b_type, c.b, c.rank, u, c.rank, 1, 0, y_.cols, y, y_.cols});
+  }
+
   const packed_weight* table_;
+  std::uint32_t slot_;
+  const kernels::kernel_set& kernels_;
   graph::op by_;
   operand y_;
   std::size_t stride_;
