@@ -13,6 +13,8 @@ struct low_rank {
   static constexpr int tile_ranks = 8;
   static constexpr std::int64_t ahead = 1024;  ///< Bytes of each row of A that are fetched before they are needed.
 
+  static constexpr std::int64_t columns_ahead = 2048;  ///< The same of B.
+
   template <dtype T>
   static V factor(const std::byte* p, std::int64_t i) {
     if constexpr (T == dtype::f16)
@@ -118,6 +120,8 @@ struct low_rank {
       std::int64_t n = within < S::width ? within : S::width;
       n = e.end - c < n ? e.end - c : n;
       const std::byte* b = e.b + (c / low_rank_block * e.rank * low_rank_block + lane) * size;
+      if (e.rows == 1)
+        for (std::int64_t line = 0; line < e.rank * n * size; line += 64) S::prefetch(b + line + columns_ahead);
       const std::int64_t at = c - e.begin;
       std::int64_t rank = 0;
       for (; rank + 8 <= e.rank; rank += 8) columns<T, 8>(e, b, rank, at, n);

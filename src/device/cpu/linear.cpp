@@ -85,6 +85,9 @@ class linear_step final : public step {
       if (w.run.stopping()) return;
       std::byte* area = w.own() + columns_bytes();
       const bool adapted = adapted_.any(w.run);
+      if (phase == 0 && adapted)  // on its way while the rows are prepared
+        w.split(adapted_.projections(w.run),
+                [&](std::int64_t begin, std::int64_t end) { adapted_.fetch(w.run, begin, end); });
       if (phase == 0) prepare(w.run, area, 0, rows, rows);
       if (phase == 0 && adapted)
         project(w, area);
@@ -211,7 +214,7 @@ class linear_step final : public step {
   void panels_of(const worker_state& w, const std::byte* area, std::int64_t rows, std::size_t i, std::int64_t row,
                  std::int64_t row_end, std::int64_t panel, std::int64_t panel_end) const {
     const product& p = products_[i];
-    const bool adapted = adapted_.any(w.run);
+    const bool adapted = adapted_.any(w.run), few = rows <= decode_rows;
     if (!glu_) {
       // The residual may lie where the sums will: what is scaled before it is added waits elsewhere.
       const bool scaled = adapted && adapted_.gains(w.run, i), apart = scaled && residual_.given();
@@ -224,6 +227,7 @@ class linear_step final : public step {
         const float* residual = residual_.given() ? w.run.at(residual_) + at : nullptr;
         float* sums = apart ? reinterpret_cast<float*>(w.own()) : y;
         const std::int64_t stride = apart ? block_columns : p.out.cols;
+        if (adapted && few) adapted_.fetch_columns(w.run, i, row, row_end, first, cols);
         call(area, rows, p, row, row_end, from, to, sums, stride, apart ? nullptr : residual);
         if (scaled) adapted_.scale(w.run, i, p.bias, row, row_end, first, cols, sums, stride);
         if (apart)
@@ -244,6 +248,9 @@ class linear_step final : public step {
     for (std::int64_t from = panel; from < panel_end; from += wide) {
       const std::int64_t to = std::min(panel_end, from + wide);
       const std::int64_t first = column(p, from), cols = std::min(p.weight->n, column(p, to)) - first;
+      if (adapted && few)
+        for (const std::size_t which : {i, std::size_t{1}})
+          adapted_.fetch_columns(w.run, which, row, row_end, first, cols);
       call(area, rows, p, row, row_end, from, to, firsts, block_columns, nullptr);
       call(area, rows, second, row, row_end, first / narrow, (first + cols + narrow - 1) / narrow, seconds,
            block_columns, nullptr);

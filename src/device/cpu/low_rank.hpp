@@ -29,6 +29,11 @@ class adapted_products {
 
   /// How many numbers have to be projected for one row of each segment, all together.
   [[nodiscard]] std::int64_t projections(const run_state& s) const;
+  /// Asks for the memory that project() of the same range will read; add() after fetch_columns() alike. Both come once
+  /// and in short pieces, which the processor does not foresee.
+  void fetch(const run_state& s, std::int64_t begin, std::int64_t end) const;
+  void fetch_columns(const run_state& s, std::size_t i, std::int64_t row, std::int64_t row_end, std::int64_t first,
+                     std::int64_t cols) const;
   /// Of these, [begin, end), for all rows of their segments. `x`: the step's rows, normed.
   void project(const run_state& s, const float* x, std::int64_t begin, std::int64_t end) const;
   /// All of them for rows [row, row_end).
@@ -42,12 +47,17 @@ class adapted_products {
            std::int64_t cols, float* y, std::int64_t y_stride) const;
 
  private:
+  [[nodiscard]] bool gains(const adapter_segment& segment, std::size_t i) const;
   [[nodiscard]] std::span<const adapter_segment> segments(const run_state& s) const noexcept {
     return x_.outputs ? s.bound->adapters.outputs : s.bound->adapters.tokens;
   }
   /// Calls f(product, share, change, number of projections before it) for every change that a segment's rows get.
   template <class F>
   void for_changes(const adapter_segment& segment, F&& f) const;
+  /// Calls f(segment, share, change, number of projections before it, first, last) for projections [first, last) of
+  /// every change that [begin, end) touches.
+  template <class F>
+  void for_projections(const run_state& s, std::int64_t begin, std::int64_t end, F&& f) const;
   void project(const run_state& s, const adapter_share& share, const low_rank_change& c, const float* x,
                std::int64_t row, std::int64_t row_end, std::int64_t offset, std::int64_t first,
                std::int64_t last) const;
