@@ -539,7 +539,7 @@ TEST_CASE("With products on an NPU an observer sees the same", "[observer][devic
   device::accelerator_options with;
   with.min_multiply_adds = 0;
   CHECK(equal_bits(all_logits(folder / "m.gguf", 1, on_npu, {device::make_accelerator(npu->table(), {}, with).value()}),
-                   want));
+                  want));
   CHECK(npu->report().submissions > 0);
   CHECK(on_npu->rows == on_cpu->rows);
 }

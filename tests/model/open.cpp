@@ -257,10 +257,8 @@ TEST_CASE("The trained model gives the reference logits and continuations") {
     const std::vector<float> scores = s.score(ids).value();
     double sum = 0;
     for (float logprob : scores) sum -= static_cast<double>(logprob);
-    CHECK(sum / static_cast<double>(scores.size()) == Approx(want["mean_nll"].get<double>())
-                                                          .margin(kv == dtype::f32   ? 1e-4
-                                                                  : kv == dtype::f16 ? 1e-3
-                                                                                     : 4e-3));
+    CHECK(sum / static_cast<double>(scores.size()) ==
+          Approx(want["mean_nll"].get<double>()).margin(kv == dtype::f32 ? 1e-4 : kv == dtype::f16 ? 1e-3 : 4e-3));
     s.clear();
     s.prefill(ids).value();
     const auto row = floats_of(want["logits_last"]);
@@ -271,8 +269,7 @@ TEST_CASE("The trained model gives the reference logits and continuations") {
       square += std::pow(static_cast<double>(row[j]) - mean, 2);
       worst = std::max(worst, std::abs(static_cast<double>(row[j] - s.logits()[j])));
     }
-    // The conformance set's tolerances for float32 and for f16 caches (which q8_0 keeps, too), in standard deviations
-    // of the row.
+    // The conformance set's tolerances for float32 and for f16 caches (which q8_0 keeps, too), in standard deviations of the row.
     CHECK(worst / std::sqrt(square / static_cast<double>(row.size())) < (kv == dtype::f32 ? 1e-3 : 2e-2));
     generate_options greedy;
     greedy.max_tokens = 40;

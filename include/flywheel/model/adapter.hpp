@@ -29,8 +29,8 @@ struct adapter_info {
   std::size_t bytes = 0;     ///< Held in memory.
 };
 
-/// An adapter, ready to run on one model. A cheap handle, copied by value; immutable, thread-safe: any number of
-/// sessions and threads may use it at once.
+/// An adapter, ready to run on one model, which it keeps loaded. A cheap handle, copied by value; immutable, thread-safe:
+/// any number of sessions and threads may use it at once. docs/adapters.md
 ///
 ///     y = base(x) + sum over the adapters in use of  use.scale * (gain * (base(x) - bias) + (alpha / rank) B (A x))
 ///

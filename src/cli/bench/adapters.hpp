@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/bench/model.hpp"
+#include "cli/output.hpp"
 #include "flywheel/model/adapter.hpp"
 
 namespace flywheel::cli {
