@@ -1,9 +1,9 @@
 // flywheel perplexity: exp of the mean negative log-likelihood of a text, window by window.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,7 +11,7 @@
 #include "cli/command.hpp"
 #include "cli/output.hpp"
 #include "cli/progress_bar.hpp"
-#include "flywheel/evaluate/compare.hpp"
+#include "flywheel/evaluate/score.hpp"
 
 namespace flywheel::cli {
 namespace {
@@ -40,45 +40,28 @@ int measure(const perplexity_args& args) {
   session_options options = args.session.options();
   options.adapters = args.adapters.open(loaded, stop);
   session sequence = loaded.new_session(options).value();
-  double sum = 0;
-  double squares = 0;
-  std::int64_t scored = 0;
+  evaluate::score total;
   progress_bar bar("perplexity");
   const auto start = std::chrono::steady_clock::now();
   for (std::size_t i = 0; i < windows.size(); ++i) {
-    sequence.clear();
-    const evaluate::window& w = windows[i];
-    const std::vector<float> logprobs = sequence.score(w.ids, {{}, stop.token()}).value();  // [ids - 1]
-    for (std::size_t at = w.first_scored; at < w.ids.size(); ++at) {
-      const double nll = -static_cast<double>(logprobs[at - 1]);
-      sum += nll;
-      squares += nll * nll;
-      ++scored;
-    }
-    bar.update(i + 1, windows.size(), decimal(std::exp(sum / static_cast<double>(scored)), 4));
+    total += evaluate::score_windows(sequence, std::span(windows).subspan(i, 1), {{}, stop.token()}).value();
+    bar.update(i + 1, windows.size(), decimal(total.perplexity().value, 4));
   }
   bar.clear();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   devices.finish();
-  if (scored == 0) fail(errc::invalid_argument, "--ctx", "is too small: no token is scored");
-
-  const auto n = static_cast<double>(scored);
-  const double mean = sum / n;
-  const double perplexity = std::exp(mean);
-  // Standard error of the mean, carried through exp.
-  const double error = n > 1 ? perplexity * std::sqrt(std::max(0.0, squares / n - mean * mean) / (n - 1)) : 0;
+  const double mean = total.mean_nll().value;
+  const auto [perplexity, error] = total.perplexity();
   // Known only when the scored tokens are the whole text.
   const bool bytes_known = whole && !args.second_half && bos && !text.empty();
-  const double bits_per_byte = bytes_known ? sum / std::log(2.0) / static_cast<double>(text.size()) : 0;
-  std::size_t run = 0;
-  for (const evaluate::window& w : windows) run += w.ids.size();
-  const double rate = seconds > 0 ? static_cast<double>(run) / seconds : 0;
+  const double bits_per_byte = bytes_known ? total.sum / std::log(2.0) / static_cast<double>(text.size()) : 0;
+  const double rate = seconds > 0 ? static_cast<double>(total.tokens) / seconds : 0;
 
   if (args.json) {
     json result = {{"perplexity", perplexity},
                    {"standard_error", error},
                    {"mean_nll", mean},
-                   {"tokens_scored", scored},
+                   {"tokens_scored", total.positions},
                    {"windows", windows.size()},
                    {"ctx", ctx},
                    {"protocol", args.second_half ? "second-half" : "windows"},
@@ -92,7 +75,7 @@ int measure(const perplexity_args& args) {
   }
   print_line("perplexity " + decimal(perplexity, 4) + " +/- " + decimal(error, 4) + ", mean nll " + decimal(mean, 5) +
              (bytes_known ? ", " + decimal(bits_per_byte, 4) + " bits per byte" : std::string()));
-  print_line(grouped(scored) + " tokens scored in " + grouped(static_cast<std::int64_t>(windows.size())) +
+  print_line(grouped(total.positions) + " tokens scored in " + grouped(static_cast<std::int64_t>(windows.size())) +
              " windows of " + std::to_string(ctx) + ", " + human_seconds(seconds) + ", " + decimal(rate, 1) +
              " tokens/s");
   return success;
