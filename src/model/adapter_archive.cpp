@@ -7,6 +7,7 @@
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/formats/formats.hpp"
+#include "flywheel/model/convert.hpp"
 #include "src/io/reading.hpp"
 #include "src/model/adapter_tensors.hpp"
 #include "src/model/hugging_face/peft.hpp"
@@ -210,6 +211,15 @@ result<std::vector<adapter_change>> adapter_changes(const io::archive& adapter, 
       changes.push_back(std::move(change));
     }
     return changes;
+  });
+}
+
+result<void> write_adapter(const io::archive& adapter, const io::archive& base, const std::filesystem::path& out) {
+  return detail::guarded([&]() -> result<void> {
+    FLYWHEEL_TRY(const std::vector<adapter_change> changes, adapter_changes(adapter, base));
+    if (out.extension() != ".gguf") return hugging_face::write_adapter_folder(adapter, base, changes, out);
+    FLYWHEEL_TRY([[maybe_unused]] const converted_model done, convert(adapter, out));
+    return {};
   });
 }
 

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "flywheel/adapt/lineage.hpp"
 #include "flywheel/core/config.hpp"
 #include "flywheel/core/context.hpp"
 #include "flywheel/core/dtype.hpp"
@@ -28,6 +30,28 @@ struct scaled_adapter {
 /// no adapter names stay as they are. Errors: those of adapter_changes.
 [[nodiscard]] FLYWHEEL_API result<io::archive> apply_adapters(const io::archive& base,
                                                               std::span<const scaled_adapter> adapters);
+
+struct merge_adapters_options {
+  std::optional<dtype> type = {};              ///< Of matrices that change; nothing: each keeps its own.
+  bool search = true;                          ///< Quantized types look for the best scales; else plain rounding.
+  std::optional<adapt::lineage> lineage = {};  ///< Written into the metadata.
+  flywheel::context context = {};
+  flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
+};
+
+struct merged_adapters {
+  std::uint64_t tensors = 0, changed = 0;
+  std::uint64_t bytes = 0;  ///< Of tensors.
+};
+
+/// Writes apply_adapters' archive as a model file: GGUF, or safetensors where the name ends with .safetensors. What
+/// changes is exact in f32 and then rounded to its type; rows that are no whole blocks of it become f16. One changed
+/// matrix is in memory at a time. Errors: those of apply_adapters; invalid_argument (a type that cannot be encoded;
+/// `out` is one of the inputs; NaN or infinity), cancelled, io.
+[[nodiscard]] FLYWHEEL_API result<merged_adapters> merge_adapters(const io::archive& base,
+                                                                  std::span<const scaled_adapter> adapters,
+                                                                  const std::filesystem::path& out,
+                                                                  const merge_adapters_options& options = {});
 
 struct extract_options {
   std::int64_t rank = 16;             ///< Of every tensor, at most; and

@@ -3,11 +3,13 @@
 
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "flywheel/model/adapter_archive.hpp"
 #include "src/model/hugging_face/config.hpp"
 #include "src/model/hugging_face/folder.hpp"
 #include "src/text/regex.hpp"
@@ -53,5 +55,10 @@ class lora_config {
 
 /// Errors: malformed, unsupported, naming the file and the key or the tensor.
 [[nodiscard]] result<io::archive> translate_adapter(const folder& from, const io::archive& base);
+
+/// Writes a PEFT folder; `changes` are those of adapter_changes. Errors: as write_adapter has them.
+[[nodiscard]] result<void> write_adapter_folder(const io::archive& adapter, const io::archive& base,
+                                                std::span<const adapter_change> changes,
+                                                const std::filesystem::path& out);
 
 }  // namespace flywheel::inline v0::hugging_face
