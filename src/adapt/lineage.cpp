@@ -12,6 +12,7 @@
 #include "flywheel/core/mapped_file.hpp"
 #include "flywheel/detail/try.hpp"
 #include "src/io/output_file.hpp"
+#include "src/model/device_safetensors.hpp"
 #include "src/model/hugging_face/json_file.hpp"
 
 namespace flywheel::inline v0::adapt {
@@ -372,7 +373,10 @@ result<lineage> read_lineage(const fs::path& path) {
       plain.license = folder_license(path);
     } else {
       plain.name = path.stem().string();
-      FLYWHEEL_TRY(const io::archive file, io::archive::open(path));
+      FLYWHEEL_TRY(io::archive file, io::archive::open(path));
+      if (flywheel::detail::holds_model(file)) {
+        FLYWHEEL_TRY(file, flywheel::detail::open_safetensors_model(file));
+      }
       const io::metadata& meta = file.metadata();
       if (const auto name = meta.string("general.name"); name && !name->empty()) plain.name = *name;
       if (const auto type = meta.string("general.type"); type && *type == "adapter") plain.role = "adapter";

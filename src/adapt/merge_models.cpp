@@ -83,6 +83,10 @@ result<merge_report> merge_models(const merge_plan& plan, const std::filesystem:
                          return work.rows(first, count, scratch[worker], stored);
                        });
                  }));
+    if (options.amend) {
+      FLYWHEEL_TRY(const auto texts, options.amend());
+      FLYWHEEL_CHECK(pipeline.amend(texts));
+    }
     FLYWHEEL_CHECK(pipeline.finish());
     report.bytes = pipeline.bytes();
     return report;

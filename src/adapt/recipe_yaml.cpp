@@ -192,12 +192,23 @@ std::vector<double> numbers_of(const yaml_value& v, const std::string& key) {
   return numbers;
 }
 
+/// Numbers, or the word that some parameters take.
+void read_values(const yaml_value& v, const std::string& key, setting::filtered& into) {
+  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; };
+  const bool word = v.what == yaml_value::kind::scalar && !v.text.empty() && v.text[0] >= 'a' && v.text[0] <= 'z' &&
+                    std::all_of(v.text.begin(), v.text.end(), letter) && !truth_of(v.text);
+  if (word)
+    into.word = v.text;
+  else
+    into.values = numbers_of(v, key);
+}
+
 setting::filtered choice_of(const yaml_value& v, const std::string& key) {
   yaml_map map(v, "a value of " + quoted_name(key) + " that is not a number");
   setting::filtered made;
   if (const yaml_value* filter = map.find("filter")) made.filter = text_of(*filter, "filter");
   if (made.filter == "*") made.filter.clear();
-  made.values = numbers_of(map.require("value"), key);
+  read_values(map.require("value"), key, made);
   map.finish();
   return made;
 }
@@ -212,7 +223,7 @@ setting setting_of(const yaml_value& v, const std::string& key) {
   else if (v.what == yaml_value::kind::map)
     made.choices.push_back(choice_of(v, key));
   else
-    made.choices.push_back({{}, numbers_of(v, key)});
+    read_values(v, key, made.choices.emplace_back());
   return made;
 }
 

@@ -28,7 +28,7 @@ constexpr std::size_t buffer_bytes = 256U << 10;
 // The few system calls, by one name each.
 #if defined(_WIN32)
 int open_new(const std::filesystem::path& path) {
-  return _wopen(path.c_str(), _O_CREAT | _O_EXCL | _O_WRONLY | _O_BINARY, _S_IREAD | _S_IWRITE);
+  return _wopen(path.c_str(), _O_CREAT | _O_EXCL | _O_RDWR | _O_BINARY, _S_IREAD | _S_IWRITE);
 }
 int open_kept(const std::filesystem::path& path) {
   return _wopen(path.c_str(), _O_CREAT | _O_RDWR | _O_BINARY, _S_IREAD | _S_IWRITE);
@@ -49,7 +49,7 @@ int close_file(int handle) { return _close(handle); }
 void sync_folder(const std::filesystem::path&) {}
 #else
 int open_new(const std::filesystem::path& path) {
-  return ::open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+  return ::open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
 }
 /// Not through a link, and without waiting at a pipe.
 int open_kept(const std::filesystem::path& path) {

@@ -248,6 +248,28 @@ void writer::abandon() noexcept {
   state_->out.abandon();
 }
 
+result<void> writer::amend(std::span<const std::pair<std::string, std::string>> texts) {
+  return flywheel::detail::guarded([&]() -> result<void> {
+    if (!state_ || state_->finished || state_->journal)
+      return error{errc::invalid_argument, "this writer's header cannot be amended", {}};
+    state& s = *state_;
+    std::string header(static_cast<std::size_t>(s.offsets.empty() ? s.end : s.offsets[0]), '\0');
+    const std::uint64_t position = s.out.position();
+    FLYWHEEL_CHECK(s.out.seek(position));  // what is pending goes to the file
+    FLYWHEEL_TRY(const bool there, s.out.read(0, std::as_writable_bytes(std::span(header))));
+    if (!there) return error{errc::io, "the header cannot be read back", s.out.where()};
+    for (const auto& [from, to] : texts) {
+      if (from.empty() || from.size() != to.size())
+        return error{errc::invalid_argument, "a text of the header can only become one of the same length", {}};
+      for (std::size_t at = header.find(from); at != std::string::npos; at = header.find(from, at + to.size()))
+        header.replace(at, to.size(), to);
+    }
+    FLYWHEEL_CHECK(s.out.seek(0));
+    FLYWHEEL_CHECK(s.out.write(std::as_bytes(std::span(header))));
+    return s.out.seek(position);
+  });
+}
+
 result<void> writer::finish() {
   return flywheel::detail::guarded([&]() -> result<void> {
     if (!state_ || state_->finished) return error{errc::invalid_argument, "the writer has finished", {}};

@@ -12,7 +12,6 @@
 namespace flywheel::inline v0 {
 namespace {
 
-/// general.file_type of a model whose matrices have this type; llama.h, LLAMA_FTYPE_*.
 constexpr std::pair<dtype, std::uint32_t> file_types[] = {
     {dtype::f32, 0},    {dtype::f16, 1},     {dtype::q4_0, 2},     {dtype::q4_1, 3},    {dtype::q8_0, 7},
     {dtype::q5_0, 8},   {dtype::q5_1, 9},    {dtype::q2_k, 10},    {dtype::q3_k, 11},   {dtype::q4_k, 14},
@@ -36,12 +35,17 @@ dtype target_of(const io::tensor_info& tensor, std::optional<dtype> wanted) noex
 /// Types that models are made of and this version can encode.
 result<void> check_type(std::optional<dtype> type) {
   if (!type || detail::is_device_format(*type)) return {};
-  for (const auto& [known, number] : file_types)
-    if (known == *type && formats::find_encoder(*type) != nullptr) return {};
+  if (detail::file_type_of(*type) && formats::find_encoder(*type) != nullptr) return {};
   return error{errc::invalid_argument, "weights cannot be encoded as " + std::string(to_string(*type)), "type"};
 }
 
 }  // namespace
+
+std::optional<std::uint32_t> detail::file_type_of(dtype type) noexcept {
+  for (const auto& [known, number] : file_types)
+    if (known == type) return number;
+  return std::nullopt;
+}
 
 result<converted_model> convert(const io::archive& from, const std::filesystem::path& out,
                                 const convert_options& options) {
@@ -53,8 +57,7 @@ result<converted_model> convert(const io::archive& from, const std::filesystem::
     io::metadata meta = from.metadata();
     if (options.type) {
       if (detail::is_device_format(*options.type)) meta.erase("general.file_type");  // they have none
-      for (const auto& [type, number] : file_types)
-        if (type == *options.type) meta.set("general.file_type", number);
+      if (const auto number = detail::file_type_of(*options.type)) meta.set("general.file_type", *number);
     }
 
     converted_model done;

@@ -243,6 +243,11 @@ result<std::filesystem::path> tensor_pipeline::partial() {
   return writer_->partial();
 }
 
+result<void> tensor_pipeline::amend(std::span<const std::pair<std::string, std::string>> texts) {
+  FLYWHEEL_CHECK(write_pending());
+  return writer_->amend(texts);
+}
+
 result<void> tensor_pipeline::finish() {
   FLYWHEEL_CHECK(write_pending());
   return writer_->finish();

@@ -58,6 +58,8 @@ class tensor_pipeline {
   void pass(std::size_t tensor) noexcept;
   /// What is written so far as a file of its own (io::writer::partial).
   [[nodiscard]] result<std::filesystem::path> partial();
+  /// As io::writer::amend has it.
+  [[nodiscard]] result<void> amend(std::span<const std::pair<std::string, std::string>> texts);
   [[nodiscard]] result<void> finish();
   /// Nothing is kept for a later run.
   void abandon() noexcept { writer_->abandon(); }

@@ -1,8 +1,13 @@
-// Which tensors of a GGUF model stay in f32 whatever the model's type is, as every engine expects them.
+// Which tensors of a GGUF model stay in f32 whatever the model's type is, as every engine expects them, and the number
+// by which a file says its type.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string_view>
+
+#include "flywheel/core/dtype.hpp"
 
 namespace flywheel::inline v0::detail {
 
@@ -14,5 +19,8 @@ namespace flywheel::inline v0::detail {
     if (name.ends_with(kind)) return true;
   return false;
 }
+
+/// general.file_type of a model whose matrices have this type (llama.h, LLAMA_FTYPE_*); none: the type has no number.
+[[nodiscard]] std::optional<std::uint32_t> file_type_of(dtype type) noexcept;
 
 }  // namespace flywheel::inline v0::detail

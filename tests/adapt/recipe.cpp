@@ -52,7 +52,7 @@ models:
   - model: {model: {path: "a+b"}, lora: {path: other}}
 merge_method: ties
 base_model: {path: base}
-parameters: {normalize: yes, int8_mask: true}
+parameters: {normalize: yes, int8_mask: true, rescale_norm: l1}
 dtype: float32
 out_dtype: torch.bfloat16
 tokenizer:
@@ -84,6 +84,7 @@ seed: 42
   CHECK(r.method == "ties");
   CHECK(r.base == model_reference{"base", ""});
   CHECK(recipe_values(r.parameters, "normalize") == std::vector<double>{1});
+  CHECK(r.parameters.at("rescale_norm").choices[0].word == "l1");
   CHECK(r.type == dtype::bf16);
   CHECK(r.tokenizer_source == "union");
   CHECK(r.pad_to_multiple_of == 64);
@@ -154,8 +155,8 @@ TEST_CASE("Recipes that are wrong say where") {
   recipe_has(recipe_refusal("models: [{model: a}]\nmerge_methods: ties\n"), "'merge_method' is missing");
   recipe_has(recipe_refusal("models: [{model: a}]\nmerge_method: ties\nbase_modle: x\n", errc::unsupported),
              "line 3: a recipe has no key 'base_modle'; did you mean 'base_model'?");
-  recipe_has(recipe_refusal("models: [{model: a}]\nmerge_method: ties\nparameters:\n  density: much\n"),
-             "line 4: 'density': 'much' is no number");
+  recipe_has(recipe_refusal("models: [{model: a}]\nmerge_method: ties\nparameters:\n  density: 0.5x\n"),
+             "line 4: 'density': '0.5x' is no number");
   for (const char* value : {".nan", ".inf", "1e999", "''", "[]", "[1, x]", "[{filter: a}]", "[{value: 1}, 2]"})
     recipe_refusal(std::string("models: [{model: a}]\nmerge_method: ties\nparameters: {w: ") + value + "}\n");
   for (const char* range :

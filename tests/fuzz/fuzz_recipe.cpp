@@ -12,7 +12,7 @@ void check_settings(const flywheel::adapt::settings& of) {
   for (const auto& [name, value] : of) {
     flywheel::test::require(!value.choices.empty(), "a setting without values");
     for (const auto& choice : value.choices) {
-      flywheel::test::require(!choice.values.empty(), "a choice without values");
+      flywheel::test::require(choice.values.empty() != choice.word.empty(), "a choice without values");
       for (const double v : choice.values) flywheel::test::require(std::isfinite(v), "a value that is no number");
     }
   }

@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "flywheel/adapt/merge/method.hpp"
@@ -47,6 +49,10 @@ struct merge_plan {
 struct merge_options {
   flywheel::context context = {};  ///< Threads; empty: one with default options is created.
   flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
+  /// Called once when all tensors of a file are written: texts of the metadata that become others of the same length,
+  /// such as digests of parents that are computed meanwhile. Its error is the merge's, and leaves no file. May be
+  /// empty.
+  std::function<result<std::vector<std::pair<std::string, std::string>>>()> amend = {};
 };
 
 struct merge_report {

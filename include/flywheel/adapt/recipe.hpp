@@ -27,6 +27,7 @@ struct setting {
   struct filtered {
     std::string filter;
     std::vector<double> values;
+    std::string word;  ///< Of parameters that take words, instead of values.
   };
   std::vector<filtered> choices;  ///< At least one; a plain number is one choice of one value.
 };

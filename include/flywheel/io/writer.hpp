@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "flywheel/core/config.hpp"
@@ -63,6 +64,10 @@ class FLYWHEEL_API writer {
   [[nodiscard]] result<std::filesystem::path> partial();
   /// Removes what a resumable writer would keep: going on makes no sense.
   void abandon() noexcept;
+  /// Replaces texts of the header (strings of the metadata) by others of the same length that were not known when it
+  /// was written, wherever they are. Not of a resumable writer. Errors: invalid_argument (other lengths, such a
+  /// writer), io.
+  [[nodiscard]] result<void> amend(std::span<const std::pair<std::string, std::string>> texts);
   /// All data written: fsync, rename. Error: invalid_argument when bytes are missing; io.
   [[nodiscard]] result<void> finish();
 
