@@ -65,6 +65,7 @@ file(GLOB FLYWHEEL_PARSERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/io/*.cpp 
   ${PROJECT_SOURCE_DIR}/src/device/simulator/program.cpp)
 set_source_files_properties(${FLYWHEEL_PARSERS} PROPERTIES COMPILE_OPTIONS "-Wconversion")
 
-# The sampler and the simulated NPUs compute the same bits on every machine: their products and sums are not fused.
+# The sampler, merge methods and the simulated NPUs compute the same bits on every machine: their products and sums are
+# not fused.
 set_source_files_properties(${PROJECT_SOURCE_DIR}/src/model/sampler.cpp ${PROJECT_SOURCE_DIR}/src/device/simulator/tiles.cpp
-  PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
+  ${PROJECT_SOURCE_DIR}/src/adapt/merge/methods.cpp PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")

@@ -5,7 +5,9 @@
 #include <numeric>
 #include <string>
 
+#include "flywheel/adapt/merge/combination.hpp"
 #include "flywheel/adapt/merge/method.hpp"
+#include "flywheel/adapt/merge/selection.hpp"
 #include "flywheel/adapt/merge_models.hpp"
 #include "support/catch.hpp"
 
@@ -382,11 +384,9 @@ TEST_CASE("SCE selects, weighs and erases", "[adapt][merge]") {
     const std::size_t n = in.size();
     vec variance(n);
     for (std::size_t i = 0; i < n; ++i) {
-      float mean = 0, squares = 0;  // as the method rounds, so that equal ones are equal
-      for (const auto& x : in.models) mean += x[i] - in.base[i];
-      mean /= 3;
-      for (const auto& x : in.models) squares += (x[i] - in.base[i] - mean) * (x[i] - in.base[i] - mean);
-      variance[i] = static_cast<double>(squares / 3);
+      double total = 0, squares = 0;  // inputs are multiples of 1/8: nothing is rounded
+      for (std::size_t m = 0; m < 3; ++m) total += in.delta(m)[i], squares += std::pow(in.delta(m)[i], 2);
+      variance[i] = 3 * squares - total * total;  // times 9
     }
     const auto varied =
         static_cast<std::size_t>(std::count_if(variance.begin(), variance.end(), [](double v) { return v > 0; }));
@@ -446,6 +446,167 @@ TEST_CASE("Methods agree where they must", "[adapt][merge]") {
   numbers crumbs = most;
   crumbs["gamma"] = {0};
   CHECK(run("breadcrumbs", one, crumbs, true) == run("ties", one, most, true));
+  // Nor with a gamma of less than one element.
+  inputs small(1, 8, 8);
+  CHECK(run("breadcrumbs", small, most, true) == run("ties", small, most, true));
+  // What is accepted without effect.
+  CHECK(run("task_arithmetic", in, {{"weight", {1, 1, 1}}, {"density", {0.3}}, {"rescale", {1}}}, true) == plain);
+  // One model that is not the base.
+  for (const merge::method* how : adapt::merge_methods()) {
+    if (how->min_models > 1) continue;
+    CAPTURE(how->name);
+    numbers p;
+    for (const merge::parameter_info& q : how->parameters)
+      if (q.required) p[std::string(q.name)] = {q.name == "t" && how->name == "nearswap" ? 1e9 : 1};
+    const bool based = how->base == merge::base_use::required;
+    if (how->name == "arcee_fusion") continue;  // of one element there are no quartiles apart
+    for (const inputs& alone : {one, inputs(1, 1, 1)})
+      check_equal(run(std::string(how->name), alone, p, based), alone.model(0));
+  }
+  for (const char* name : {"karcher", "multislerp"}) {  // however small, and whatever the weight
+    inputs tiny = one;
+    for (float& x : tiny.models[0]) x *= 1e-9F;
+    numbers p;
+    if (std::string(name) == "multislerp") p = {{"weight", {0}}};
+    CHECK(run(name, tiny, p, false) == tiny.models[0]);
+  }
+  // Nothing is kept.
+  for (const char* name :
+       {"ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"})
+    CHECK(run(name, in, {{"weight", {1}}, {"density", {0}}}, true) == in.base);
+  CHECK(run("sce", in, {{"select_topk", {0}}}, true) == in.base);
+}
+
+TEST_CASE("SCE does not select rounding", "[adapt][merge]") {
+  for (const std::size_t n : {3U, 5U, 7U}) {
+    inputs in(n, 16, 16);
+    for (std::size_t i = 0; i < in.size(); ++i)
+      for (auto& x : in.models) x[i] = in.base[i] + static_cast<float>(0.1 + merge::uniform(1, 0, i));
+    in.models[0][100] += 1;  // the only one that varies
+    const std::vector<float> out = run("sce", in, {{"select_topk", {0.999}}}, true);
+    for (std::size_t i = 0; i < in.size(); ++i) CHECK((out[i] == in.base[i]));
+    const std::vector<float> all = run("sce", in, {{"select_topk", {1}}}, true);
+    CHECK(all != in.base);
+  }
+}
+
+TEST_CASE("Small differences add up before they meet the base", "[adapt][merge]") {
+  // Each is 0.3 of the last bit of 1.
+  const float x = 1 + 0x1p-23F, base = 1;
+  const float* const models[] = {&x, &x, &x, &x};
+  const double c[] = {0.3, 0.3, 0.3, 0.3};
+  float out = 0;
+  merge::combine_linearly(models, c, &base, 1, &out);
+  CHECK(out == x);
+  // Nearly opposite: coefficients of 1e6 whose sum is what counts.
+  const float up = 0.3F, down = -0.3F;
+  const float* const pair[] = {&up, &down};
+  const double large[] = {1e7 + 1, 1e7};
+  merge::combine_linearly(pair, large, nullptr, 1, &out);
+  CHECK(std::abs(out - up) < 1e-6F);
+}
+
+TEST_CASE("Interpolation beyond its ends, and of nothing", "[adapt][merge]") {
+  const inputs one(1);
+  for (const double t : {-0.5, 1.25})
+    check_equal(run("slerp", one, {{"t", {t}}}, true), slerp(one.origin(), one.model(0), t));
+  CHECK(run("nearswap", one, {{"t", {-1}}}, true) == one.base);
+  inputs none = one;
+  std::fill(none.models[0].begin(), none.models[0].end(), 0.0F);
+  check_equal(run("slerp", none, {{"t", {0.25}}}, true), sum(0.75, none.origin(), 0, none.origin()));
+  inputs two(2);
+  std::fill(two.models[0].begin(), two.models[0].end(), 0.0F);
+  // At a right angle to everything.
+  check_equal(run("nuslerp", two, {{"weight", {1, 1}}}, false), sum(std::sqrt(0.5), two.model(1), 0, two.model(1)));
+  std::fill(two.models[1].begin(), two.models[1].end(), 0.0F);
+  check_equal(run("nuslerp", two, {{"weight", {1, 1}}}, false), vec(two.size()));
+}
+
+TEST_CASE("Random parts have their density, and models have parts of their own", "[adapt][merge]") {
+  inputs in(2, 64, 1024);
+  const auto n = static_cast<double>(in.size());
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    in.base[i] = 0;
+    in.models[0][i] = 1 + static_cast<float>(i % 1024) / 1024;
+    in.models[1][i] = 100 * in.models[0][i];
+  }
+  for (const auto& [name, elements] : {std::pair{"dare_linear", 1}, {"della_linear", 0}}) {
+    CAPTURE(name);
+    const auto out = run(name, in, {{"weight", {1}}, {"density", {0.3, 0.6}}, {"rescale", {0}}}, true);
+    double first = 0, second = 0, both = 0, upper = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const bool b = out[i] > 50, a = out[i] - (b ? in.models[1][i] : 0.0F) > 0.5F;
+      first += a, second += b, both += a && b;
+      upper += a && i % 1024 >= 512;
+    }
+    // Five standard deviations of the binomial distribution.
+    const auto near = [n](double count, double p) { return std::abs(count / n - p) < 5 * std::sqrt(p * (1 - p) / n); };
+    CHECK(near(first, 0.3));
+    CHECK(near(second, 0.6));
+    if (elements == 1) {
+      CHECK(near(both, 0.18));
+      CHECK(near(upper, 0.15));
+    } else {
+      CHECK(upper > 0.6 * first);  // the larger half
+    }
+  }
+  const auto small_first =
+      run("della_linear", in, {{"weight", {1, 0}}, {"density", {0.3}}, {"epsilon", {-0.2}}, {"rescale", {0}}}, true);
+  double kept = 0, upper = 0;
+  for (std::size_t i = 0; i < in.size(); ++i)
+    kept += small_first[i] > 0, upper += small_first[i] > 0 && i % 1024 >= 512;
+  CHECK(upper < 0.4 * kept);
+  // What makes up for it: the expectation, and the norm.
+  for (const auto& [rescale_norm, tolerance] : {std::pair{0.0, 0.02}, {1.0, 1e-4}}) {
+    for (const char* name : {"dare_linear", "della_linear"}) {
+      const auto out = run(
+          name, in, {{"weight", {1, 0}}, {"density", {0.3}}, {"rescale", {1}}, {"rescale_norm", {rescale_norm}}}, true);
+      double whole = 0, merged = 0;
+      for (std::size_t i = 0; i < out.size(); ++i)
+        whole += static_cast<double>(in.models[0][i]), merged += static_cast<double>(out[i]);
+      CHECK(std::abs(merged / whole - 1) < tolerance);
+    }
+  }
+}
+
+TEST_CASE("A cut takes ties in the order of their indices, wherever blocks end", "[adapt][merge]") {
+  // Ties at every place, a quota at every one of them, blocks of every length.
+  const std::size_t n = 40;
+  std::vector<std::int32_t> keys(n);
+  for (std::size_t i = 0; i < n; ++i) keys[i] = i % 7 == 3 ? 9 : i % 5 == 1 ? 2 : 5;
+  std::uint64_t equal = static_cast<std::uint64_t>(std::count(keys.begin(), keys.end(), 5));
+  for (std::uint64_t ties = 0; ties <= equal; ++ties)
+    for (std::size_t block = 1; block <= n; ++block) {
+      merge::cut c;
+      c.key = 5, c.ties = ties, c.equal = equal;
+      merge::cut_walk walk(c, 0);
+      std::uint64_t left = ties;
+      bool right = true;
+      for (std::size_t first = 0; first < n; first += block) {
+        const std::size_t count = std::min(block, n - first);
+        std::vector<std::uint32_t> in(count, 77);
+        walk.next(keys.data() + first, static_cast<std::int64_t>(count), in.data());
+        for (std::size_t i = 0; i < count; ++i) {
+          const std::int32_t key = keys[first + i];
+          const bool expected = key > 5 || (key == 5 && left > 0);
+          if (key == 5 && left > 0) --left;
+          right = right && in[i] == (expected ? ~0U : 0U);
+        }
+      }
+      CAPTURE(ties, block);
+      CHECK(right);
+      // From the middle on, given how many came before.
+      const auto before = std::count(keys.begin(), keys.begin() + 20, 5);
+      merge::cut_walk late(c, static_cast<double>(before));
+      std::vector<std::uint32_t> in(20);
+      late.next(keys.data() + 20, 20, in.data());
+      std::int64_t still = static_cast<std::int64_t>(ties) - before;
+      for (std::size_t i = 0; i < 20; ++i) {
+        const bool expected = keys[20 + i] > 5 || (keys[20 + i] == 5 && still-- > 0);
+        right = right && in[i] == (expected ? ~0U : 0U);
+      }
+      CHECK(right);
+    }
 }
 
 TEST_CASE("Numbers that do not go together are refused", "[adapt][merge]") {
@@ -458,6 +619,12 @@ TEST_CASE("Numbers that do not go together are refused", "[adapt][merge]") {
   CHECK(refused("linear", {1, -1, 1}, 2));
   CHECK_FALSE(refused("linear", {1, -1, 0}, 2));
   CHECK(refused("multislerp", {1, -1, 1, 1e-8}, 2));
+  CHECK(refused("linear", {0.1, 0.2, -0.3, 1}, 3));  // 5.6e-17 in double precision
+  CHECK(refused("multislerp", {0.1, 0.2, -0.3, 1, 1e-8}, 3));
+  CHECK(refused("linear", {0, 0, 1}, 2));
+  CHECK_FALSE(refused("linear", {1e-9, 0, 1}, 2));
+  CHECK_FALSE(refused("multislerp", {0, 1, 1e-8}, 1));
+  CHECK(refused("della", {1, 0.1, -0.15, 1, 1, 1, 1, 0}, 1));
   CHECK(refused("della", {1, 0.1, 0.15, 1, 1, 1, 1, 0}, 1));
   CHECK(refused("della_linear", {1, 0.9, 0.15, 1, 1, 1, 1, 0}, 1));
   CHECK_FALSE(refused("della", {1, 0.5, 0.15, 1, 1, 1, 1, 0}, 1));

@@ -1,7 +1,8 @@
 // Model Breadcrumbs (Davari & Belilovsky 2024): of every task vector neither the int(gamma n) largest elements nor the
 // smallest, so that int(density n) stay; where gamma + density > 1, fewer of the largest go. Of equal magnitudes the
 // lower index is the larger. breadcrumbs_ties also elects signs (ties.hpp). The paper keeps layers' percentiles beta
-// and gamma; names and counts here are mergekit's, but that gamma = 0 drops nothing (there, everything).
+// and gamma; names and counts here are mergekit's, but that where int(gamma n) is 0 none of the largest go (there,
+// everything does).
 #pragma once
 
 #include "flywheel/adapt/merge/magnitude_band.hpp"

@@ -15,28 +15,41 @@
 
 namespace flywheel::inline v0::adapt::merge {
 
-/// out = sum of c_i x_i; with an origin: origin + sum of c_i (x_i - origin). [n] each.
-inline void combine_linearly(std::span<const float* const> x, std::span<const float> c, const float* origin,
-                             std::int64_t n, float* out) {
+/// As combine_linearly, with sums of this type.
+template <class Sum>
+void combine_in(std::span<const float* const> x, std::span<const double> c, const float* origin, std::int64_t n,
+                float* out) {
   constexpr std::int64_t tile = 2048;  // sums stay in L1
+  Sum sums[tile];
   for (std::int64_t first = 0; first < n; first += tile) {
     const std::int64_t count = std::min(tile, n - first);
     float* const to = out + first;
-    if (origin == nullptr)
-      std::fill_n(to, count, 0.0F);
-    else
-      std::copy_n(origin + first, count, to);
+    const float* const zero = origin == nullptr ? nullptr : origin + first;
+    std::fill_n(sums, count, Sum{0});
     for (std::size_t m = 0; m < x.size(); ++m) {
-      const float factor = c[m];
+      const auto factor = static_cast<Sum>(c[m]);
       const float* const from = x[m] + first;
-      if (origin == nullptr) {
-        for (std::int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
-      } else {
-        const float* const zero = origin + first;
-        for (std::int64_t i = 0; i < count; ++i) to[i] += factor * (from[i] - zero[i]);
-      }
+      if (zero == nullptr)
+        for (std::int64_t i = 0; i < count; ++i) sums[i] += factor * static_cast<Sum>(from[i]);
+      else
+        for (std::int64_t i = 0; i < count; ++i) sums[i] += factor * static_cast<Sum>(from[i] - zero[i]);
     }
+    if (zero == nullptr)
+      for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(sums[i]);
+    else  // last, so that small differences add up before they meet it
+      for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(static_cast<Sum>(zero[i]) + sums[i]);
   }
+}
+
+/// out = sum of c_i x_i; with an origin: origin + sum of c_i (x_i - origin). [n] each. Large coefficients, as vectors
+/// in nearly opposite directions have, cancel each other, and are summed in double precision.
+inline void combine_linearly(std::span<const float* const> x, std::span<const double> c, const float* origin,
+                             std::int64_t n, float* out) {
+  constexpr double large = 16;
+  if (std::any_of(c.begin(), c.end(), [](double one) { return std::abs(one) > large; }))
+    combine_in<double>(x, c, origin, n, out);
+  else
+    combine_in<float>(x, c, origin, n, out);
 }
 
 /// (a - origin) . (b - origin), in double precision; origin may be null.
@@ -84,15 +97,19 @@ class gram {
 class weighted_merger final : public merger {
  public:
   /// With `around_base`, of differences from the base.
-  weighted_merger(std::vector<float> c, bool around_base) : c_(std::move(c)), around_base_(around_base) {}
+  weighted_merger(std::vector<double> c, bool around_base) : c_(std::move(c)), around_base_(around_base) {}
   void combine(const slice& s, std::span<const double>, float* out) const override {
     combine_linearly(s.models, c_, around_base_ ? s.base : nullptr, s.count, out);
   }
 
  private:
-  std::vector<float> c_;
+  std::vector<double> c_;
   bool around_base_;
 };
+/// The one model as it is.
+[[nodiscard]] inline std::unique_ptr<merger> unchanged() {
+  return std::make_unique<weighted_merger>(std::vector<double>{1}, false);
+}
 
 /// What is a vector of its own, with coefficients of its own.
 enum class vectors : std::uint8_t { tensor, rows, columns };
@@ -138,7 +155,7 @@ class gram_merger final : public merger {
     c_.resize(n_ * of_each);
     for (std::size_t k = 0; k < of_each; ++k) {
       for (std::size_t p = 0; p < products.size(); ++p) products[p] = all.sums[p * of_each + k];
-      const std::vector<float> c = coefficients(products);
+      const std::vector<double> c = coefficients(products);
       for (std::size_t i = 0; i < n_; ++i) c_[i * of_each + k] = c[i];
     }
   }
@@ -162,10 +179,10 @@ class gram_merger final : public merger {
   }
 
  private:
-  [[nodiscard]] std::vector<float> coefficients(std::span<const double> products) const {
+  [[nodiscard]] std::vector<double> coefficients(std::span<const double> products) const {
     std::vector<double> c(n_);
     rule_(gram(products, n_), std::span(c));
-    return {c.begin(), c.end()};
+    return c;
   }
   [[nodiscard]] const float* origin_of(const slice& s) const noexcept { return base_first_ ? nullptr : s.base; }
   [[nodiscard]] std::vector<const float*> vectors_of(const slice& s) const {
@@ -176,10 +193,11 @@ class gram_merger final : public merger {
   void combine_columns(const std::vector<const float*>& x, const float* origin, float* out) const {
     for (std::int64_t k = 0; k < cols_; ++k) {
       const float zero = origin == nullptr ? 0.0F : origin[k];
-      float sum = 0;
+      double sum = 0;
       for (std::size_t i = 0; i < n_; ++i)
-        sum += c_[i * static_cast<std::size_t>(cols_) + static_cast<std::size_t>(k)] * (x[i][k] - zero);
-      out[k] = zero + sum;
+        sum +=
+            c_[i * static_cast<std::size_t>(cols_) + static_cast<std::size_t>(k)] * static_cast<double>(x[i][k] - zero);
+      out[k] = static_cast<float>(static_cast<double>(zero) + sum);
     }
   }
 
@@ -188,7 +206,7 @@ class gram_merger final : public merger {
   std::int64_t cols_;
   vectors of_;
   bool base_first_;
-  std::vector<float> c_;  ///< [n], or [n][cols] of columns
+  std::vector<double> c_;  ///< [n], or [n][cols] of columns
 };
 
 template <class Rule>

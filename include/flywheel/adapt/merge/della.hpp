@@ -1,12 +1,13 @@
 // DELLA (Deep et al. 2024): an element of a task vector is kept at random, with a probability that grows with its rank
 // r in its row, from density - epsilon for the smallest to density + epsilon for the largest: p = density - epsilon + 2
-// epsilon r / (cols - 1). Of equal magnitudes the lower index is the larger. The paper divides what is kept by p
-// (rescale_norm density); mergekit's rescaling, the default here too, gives the tensor the L1 norm it had. della also
-// elects signs (ties.hpp), della_linear does not.
+// epsilon r / (cols - 1); a negative epsilon favours the smallest. Of equal magnitudes the lower index is the larger.
+// The paper divides what is kept by p (rescale_norm density); mergekit's rescaling, the default here too, gives the
+// tensor the L1 norm it had. della also elects signs (ties.hpp), della_linear does not.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "flywheel/adapt/merge/selection.hpp"
 #include "flywheel/adapt/merge/task_vectors.hpp"
@@ -17,7 +18,7 @@ namespace flywheel::inline v0::adapt::merge {
   return std::array<parameter_info, 8>{
       weight_parameter,
       density_parameter,
-      parameter_info{"epsilon", true, 0.15, false, 0, 0.5, "How far p is from density"},
+      parameter_info{"epsilon", true, 0.15, false, -0.5, 0.5, "How far p is from density"},
       normalize_parameter(normalize),
       lambda_parameter,
       rescale_parameter(true),
@@ -76,7 +77,8 @@ class ranked_choice : public passless {
   const auto density = values_of(della_ties_parameters, what, "density");
   const auto epsilon = values_of(della_ties_parameters, what, "epsilon");
   for (std::size_t m = 0; m < what.models; ++m)
-    if (density[m] > 0 && density[m] < 1 && (density[m] - epsilon[m] <= 0 || density[m] + epsilon[m] >= 1))
+    if (const double far = std::abs(epsilon[m]);
+        density[m] > 0 && density[m] < 1 && (density[m] - far <= 0 || density[m] + far >= 1))
       return "density - epsilon and density + epsilon must lie between 0 and 1";
   return {};
 }

@@ -2,7 +2,8 @@
 //   u <- cos(|T|) u + sin(|T|) T / |T|,   T = mean of theta_m / sin(theta_m) (u_m - cos(theta_m) u)
 // from their normalised mean, at most max_iter of them, until |T| < tol; scaled by the mean of all lengths. Tensors
 // shorter than tol have no direction and do not vote. u stays in the span of the models, so that scalar products are
-// all it takes.
+// all it takes. One model alone is not changed. A base model takes part when it is listed as a model; mergekit adds one
+// that is not listed.
 #pragma once
 
 #include <algorithm>
@@ -74,7 +75,8 @@ inline constexpr method karcher{.name = "karcher",
                                 .base_counts = true,
                                 .parameters = karcher_parameters,
                                 .formula = "mean length times the Karcher mean of directions (Karcher 1977)",
-                                .start = [](const task& what) {
+                                .start = [](const task& what) -> std::unique_ptr<merger> {
+                                  if (what.models == 1) return unchanged();
                                   return start_gram(
                                       karcher_rule{static_cast<int>(value_of(karcher_parameters, what, "max_iter")),
                                                    value_of(karcher_parameters, what, "tol")},

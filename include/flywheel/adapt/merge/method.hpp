@@ -46,7 +46,7 @@ struct pass {
   bool ordered = false;              ///< What follows wants its sums before each slice.
 };
 
-/// One tensor to merge.
+/// One tensor to merge. Fused experts [n, rows, cols] are one tensor, with one angle and one ranking for all of them.
 struct task {
   std::string_view name;
   std::int64_t elements = 0;
@@ -107,9 +107,11 @@ struct method {
 }
 
 /// Runs a method on whole tensors in memory, on this thread. `models` [n][elements]; `base` may be null. The sizes must
-/// fit the task. Throws std::bad_alloc.
-inline void merge_tensor(const method& how, const task& what, std::span<const float* const> models, const float* base,
+/// fit the task; without cols, the tensor is one row. Throws std::bad_alloc.
+inline void merge_tensor(const method& how, task what, std::span<const float* const> models, const float* base,
                          std::span<float> out) {
+  if (what.cols <= 0) what.cols = what.elements;
+  if (what.elements <= 0) return;
   const auto running = how.start(what);
   const std::int64_t step = slice_rows(what.cols) * what.cols;
   std::vector<const float*> parts(models.size());

@@ -1,5 +1,5 @@
 // Nearswap: takes the other model's numbers where they are near the base's.
-//   out = w x + (1 - w) base,   w = min(1, t / max(|base - x|, 1e-6))
+//   out = w x + (1 - w) base,   w = t / max(|base - x|, 1e-6), between 0 and 1
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace flywheel::inline v0::adapt::merge {
 
 inline constexpr parameter_info nearswap_parameters[] = {
-    {"t", false, 0, true, 0, unbounded, "Numbers this near are taken over"}};
+    {"t", false, 0, true, -unbounded, unbounded, "Numbers this near are taken over"}};
 
 class nearswap_merger final : public merger {
  public:
@@ -18,7 +18,7 @@ class nearswap_merger final : public merger {
   void combine(const slice& s, std::span<const double>, float* out) const override {
     const float* const x = s.models[0];
     for (std::int64_t i = 0; i < s.count; ++i) {
-      const float w = std::min(t_ / std::max(std::abs(s.base[i] - x[i]), 1e-6F), 1.0F);
+      const float w = std::clamp(t_ / std::max(std::abs(s.base[i] - x[i]), 1e-6F), 0.0F, 1.0F);
       out[i] = w * x[i] + (1 - w) * s.base[i];
     }
   }

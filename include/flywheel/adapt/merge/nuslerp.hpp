@@ -1,8 +1,8 @@
 // Spherical interpolation between two models, or between their differences from a base, at t = w_2 / (w_1 + w_2) (1/2
 // where the weights add up to less than 1e-6). With nuslerp_flatten, the tensor is one vector; else every row is one
-// (the last dimension, as stored), or with nuslerp_row_wise every column: mergekit's meaning of that name. Linear where
-// |sin(theta)| < 1e-8. Formula as in slerp.hpp; mergekit treats a vector shorter than 1e-7 as one of that length, here
-// its angle to others is a right one.
+// (the last dimension, as stored), or with nuslerp_row_wise every column: mergekit's meaning of that name. A tensor of
+// one row is one vector in any case. Linear where |sin(theta)| < 1e-8. Formula as in slerp.hpp; mergekit treats a
+// vector shorter than 1e-7 as one of that length, here its angle to others is a right one.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // Parameters that several methods have, by the names that mergekit gave them.
 #pragma once
 
+#include <cmath>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,13 @@ inline constexpr std::string_view rescale_words[] = {"density", "l1", "l2"};
 /// mergekit matches a norm of the difference; the papers of DARE and DELLA divide by what a number is kept by.
 inline constexpr parameter_info rescale_norm_parameter{
     "rescale_norm", false, 1, false, 0, 2, "What stays the same: expectation (density), L1 or L2 norm", rescale_words};
+
+/// Whether weights cancel each other, so that what divides by their sum divides by noise.
+[[nodiscard]] inline bool cancels(std::span<const double> weights) noexcept {
+  double sum = 0, magnitudes = 0;
+  for (const double w : weights) sum += w, magnitudes += std::abs(w);
+  return std::abs(sum) <= 1e-6 * magnitudes;
+}
 
 /// A parameter's values as f32.
 [[nodiscard]] inline std::vector<float> floats_of(std::span<const parameter_info> all, const task& what,

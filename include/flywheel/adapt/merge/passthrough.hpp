@@ -18,7 +18,7 @@ inline constexpr method passthrough{.name = "passthrough",
                                     .formula = "scale x",
                                     .start = [](const task& what) -> std::unique_ptr<merger> {
                                       return std::make_unique<weighted_merger>(
-                                          floats_of(passthrough_parameters, what, "scale"), false);
+                                          std::vector{value_of(passthrough_parameters, what, "scale")}, false);
                                     }};
 
 }  // namespace flywheel::inline v0::adapt::merge

@@ -105,19 +105,20 @@ class sce_merger final : public merger {
     return sum;
   }
 
-  /// Over the models, of n elements.
+  /// Over the models, of n elements. In double precision, where the mean of equal numbers is that number: they have no
+  /// variance, nor do others differ by the order of the models.
   void variance(const slice& s, std::int64_t first, std::int64_t n, float* out) const {
-    const auto count = static_cast<float>(models_);
+    const auto count = static_cast<double>(models_);
     for (std::int64_t i = 0; i < n; ++i) {
       const float zero = s.base[first + i];
-      float mean = 0, sum = 0;
-      for (const float* const x : s.models) mean += x[first + i] - zero;
+      double mean = 0, sum = 0;
+      for (const float* const x : s.models) mean += static_cast<double>(x[first + i] - zero);
       mean /= count;
       for (const float* const x : s.models) {
-        const float off = x[first + i] - zero - mean;
+        const double off = static_cast<double>(x[first + i] - zero) - mean;
         sum += off * off;
       }
-      out[i] = sum / count;
+      out[i] = static_cast<float>(sum / count);
     }
   }
 

@@ -124,7 +124,7 @@ class selection {
 /// How many of value(0) .. value(n-1) have the cut's key.
 template <class Value>
 [[nodiscard]] std::int64_t count_equal(const cut& c, std::int64_t n, Value value) noexcept {
-  std::int32_t equal = 0;  // slices are short
+  std::int64_t equal = 0;
   for (std::int64_t i = 0; i < n; ++i) equal += magnitude(value(i)) == c.key ? 1 : 0;
   return equal;
 }
@@ -140,7 +140,7 @@ class cut_walk {
   }
   /// The next n: in[i] = all ones where keys[i] is within, else 0.
   void next(const std::int32_t* keys, std::int64_t n, std::uint32_t* in) noexcept {
-    std::int32_t equal = 0;
+    std::int64_t equal = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       in[i] = keys[i] > key_ ? ~0U : 0U;
       equal += keys[i] == key_ ? 1 : 0;

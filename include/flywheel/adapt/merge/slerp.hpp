@@ -1,7 +1,8 @@
 // Spherical interpolation from the base (t = 0) to the other model (t = 1), the tensor as one vector (Shoemake 1985):
 //   out = sin((1 - t) theta) / sin(theta) base + sin(t theta) / sin(theta) x,   cos(theta) of the angle between them
 // Vectors that are not normalised are interpolated; where |cos(theta)| > 0.9995, and for vectors of (nearly) no length,
-// linearly.
+// linearly. Beyond 0 and 1, t extrapolates. mergekit takes a vector of no length for one at a right angle, and rounds
+// the cosine to f32: a cosine within 1e-6 of the limit may fall to the other side of it.
 #pragma once
 
 #include <cmath>
@@ -11,7 +12,8 @@
 
 namespace flywheel::inline v0::adapt::merge {
 
-inline constexpr parameter_info slerp_parameters[] = {{"t", false, 0, true, 0, 1, "0: the base, 1: the other model"}};
+inline constexpr parameter_info slerp_parameters[] = {
+    {"t", false, 0, true, -unbounded, unbounded, "0: the base, 1: the other model"}};
 
 struct slerp_rule {
   double t;

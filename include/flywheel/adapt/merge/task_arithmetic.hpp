@@ -1,13 +1,14 @@
 // Task arithmetic (Ilharco et al. 2023): out = base + lambda * sum of w_m (x_m - base), the sum divided by that of the
-// weights when normalize is on.
+// weights when normalize is on. density and rescale are taken and have no effect, as in mergekit: nothing is dropped.
 #pragma once
 
 #include "flywheel/adapt/merge/task_vectors.hpp"
 
 namespace flywheel::inline v0::adapt::merge {
 
-inline constexpr parameter_info task_arithmetic_parameters[] = {weight_parameter, normalize_parameter(false),
-                                                                lambda_parameter, int8_mask_parameter};
+inline constexpr parameter_info task_arithmetic_parameters[] = {
+    weight_parameter, {"density", true, 1, false, 0, 1, "Accepted, has no effect"},  normalize_parameter(false),
+    lambda_parameter, {"rescale", false, 0, false, 0, 1, "Accepted, has no effect"}, int8_mask_parameter};
 
 /// Keeps everything.
 struct unthinned : passless {

@@ -114,7 +114,7 @@ struct task_vector_numbers {
       : weights(floats_of(all, what, "weight")),
         normalize(value_of(all, what, "normalize") != 0),
         lambda(static_cast<float>(value_of(all, what, "lambda"))) {
-    if (!values_of(all, what, "rescale").empty() && value_of(all, what, "rescale") != 0)
+    if (!values_of(all, what, "rescale_norm").empty() && value_of(all, what, "rescale") != 0)
       rescale = static_cast<rescaling>(1 + static_cast<int>(value_of(all, what, "rescale_norm")));
   }
 };
