@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <utility>
 
 #include "flywheel/detail/try.hpp"
@@ -13,7 +14,8 @@
 namespace flywheel::inline v0::adapt {
 namespace {
 
-constexpr std::uint64_t written_at_once = std::uint64_t{2} * (8 << 20);  ///< Two pieces: one is made, one is written.
+/// Of plans, files and errors, of a merge and of each of its tensors.
+constexpr std::uint64_t fixed = std::uint64_t{256} << 10, per_tensor = 2048;
 
 /// What will be written, after everything was checked that can be known to fail before.
 result<std::vector<io::tensor_plan>> tensors_of(const merge_plan& plan, const context& ctx) {
@@ -29,19 +31,45 @@ result<std::vector<io::tensor_plan>> tensors_of(const merge_plan& plan, const co
   return tensors;
 }
 
-std::vector<merge_scratch> scratch_for(const context& ctx) {
-  return std::vector<merge_scratch>(ctx.executor().concurrency());
+merge_room room_for(const merge_plan& plan, unsigned workers) {
+  merge_room room;
+  for (const merge_step& step : plan.steps) room.add(plan, step, workers);
+  return room;
+}
+std::vector<merge_scratch> scratch_for(const merge_plan& plan, const context& ctx) {
+  const unsigned workers = ctx.executor().concurrency();
+  return room_for(plan, workers).scratch(workers);
 }
 
-/// Calls make(step index, tensor_merge) for all steps, and sums up.
-template <class Make>
+/// The same control, whose progress is called not more than 20 times a second, and at the end; copies keep one
+/// count of time.
+control paced(const control& from) {
+  control made = from;
+  if (from.progress)
+    made.progress = [to = from.progress, next = std::make_shared<std::chrono::steady_clock::time_point>()](
+                        std::uint64_t done, std::uint64_t total, std::string_view what) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now < *next && done != total) return;
+      *next = now + std::chrono::milliseconds(50);
+      to(done, total, what);
+    };
+  return made;
+}
+
+/// Calls make(step index, tensor_merge) for all steps, and sums up. Of `total` bytes, `done()` are made.
+template <class Done, class Make>
 result<merge_report> run_plan(const merge_plan& plan, const context& ctx, const control& control,
-                              std::span<merge_scratch> scratch, Make make) {
+                              std::span<merge_scratch> scratch, std::uint64_t total, Done done, Make make) {
   const auto begin = std::chrono::steady_clock::now();
   merge_report report;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     FLYWHEEL_TRY(tensor_merge work, tensor_merge::create(plan, plan.steps[i], ctx));
-    if (work.copied() == nullptr) FLYWHEEL_CHECK(work.look(scratch, control));
+    const auto between = [&]() -> result<void> {
+      if (control.stopped()) return error{errc::cancelled, "merging was cancelled", plan.steps[i].name};
+      if (control.progress) control.progress(done(), total, plan.steps[i].name);
+      return {};
+    };
+    if (work.copied() == nullptr) FLYWHEEL_CHECK(work.look(scratch, between));
     FLYWHEEL_CHECK(make(i, work));
     work.release();
     ++report.tensors;
@@ -55,13 +83,11 @@ result<merge_report> run_plan(const merge_plan& plan, const context& ctx, const 
 }  // namespace
 
 std::uint64_t merge_plan::peak_memory(unsigned workers) const {
-  tensor_merge::memory most;
-  for (const merge_step& step : steps) {
-    const tensor_merge::memory one = tensor_merge::memory_of(*this, step);
-    most.per_worker = std::max(most.per_worker, one.per_worker);
-    most.shared = std::max(most.shared, one.shared);
-  }
-  return most.per_worker * std::max(1U, workers) + most.shared + written_at_once;
+  workers = std::max(1U, workers);
+  const merge_room room = room_for(*this, workers);
+  // One piece is made, one is written.
+  const auto piece = std::max<std::uint64_t>(room.piece, detail::tensor_pipeline::piece_bytes);
+  return room.bytes(workers) + 2 * piece + fixed + per_tensor * steps.size();
 }
 
 result<merge_report> merge_models(const merge_plan& plan, const std::filesystem::path& out,
@@ -70,11 +96,15 @@ result<merge_report> merge_models(const merge_plan& plan, const std::filesystem:
     FLYWHEEL_TRY(const context ctx, options.context.or_default());
     FLYWHEEL_TRY(std::vector<io::tensor_plan> tensors, tensors_of(plan, ctx));
     for (const io::archive& model : plan.models) FLYWHEEL_CHECK(detail::check_apart(model, out, false));
+    std::uint64_t total = 0;
+    for (const io::tensor_plan& tensor : tensors) total += tensor.bytes;
+    const control how = paced(options.control);
     FLYWHEEL_TRY(detail::tensor_pipeline pipeline,
-                 detail::tensor_pipeline::create(std::move(tensors), out, plan.metadata, ctx, options.control));
-    std::vector<merge_scratch> scratch = scratch_for(ctx);
+                 detail::tensor_pipeline::create(std::move(tensors), out, plan.metadata, ctx, how));
+    std::vector<merge_scratch> scratch = scratch_for(plan, ctx);
+    const auto done = [&] { return pipeline.bytes(); };
     FLYWHEEL_TRY(merge_report report,
-                 run_plan(plan, ctx, options.control, scratch, [&](std::size_t i, tensor_merge& work) {
+                 run_plan(plan, ctx, how, scratch, total, done, [&](std::size_t i, tensor_merge& work) {
                    if (const tensor_merge::source* from = work.copied())
                      return pipeline.copy(i, *from->model, *from->tensor);
                    return pipeline.make(
@@ -99,8 +129,9 @@ result<io::archive> merge_in_memory(const merge_plan& plan, const merge_options&
     FLYWHEEL_TRY(const std::vector<io::tensor_plan> tensors, tensors_of(plan, ctx));
     io::archive_content made;
     made.metadata = plan.metadata;
-    std::uint64_t size = 0;
+    std::uint64_t size = 0, total = 0;
     for (const io::tensor_plan& planned : tensors) {
+      total += planned.bytes;
       io::tensor_info tensor;
       tensor.name = planned.name;
       tensor.type = planned.type;
@@ -111,13 +142,14 @@ result<io::archive> merge_in_memory(const merge_plan& plan, const merge_options&
       made.tensors.push_back(std::move(tensor));
     }
     FLYWHEEL_TRY(buffer memory, buffer::allocate(static_cast<std::size_t>(size), ctx.memory()));
-    std::vector<merge_scratch> scratch = scratch_for(ctx);
+    std::vector<merge_scratch> scratch = scratch_for(plan, ctx);
     std::uint64_t done = 0;
+    const control how = paced(options.control);
     const auto make = [&](std::size_t i, tensor_merge& work) -> result<void> {
       const io::tensor_info& tensor = made.tensors[i];
       const std::span<std::byte> to = memory.mutable_bytes().subspan(static_cast<std::size_t>(tensor.offset),
                                                                      static_cast<std::size_t>(tensor.bytes));
-      if (options.control.stopped()) return error{errc::cancelled, "merging was cancelled", tensor.name};
+      if (how.stopped()) return error{errc::cancelled, "merging was cancelled", tensor.name};
       if (const tensor_merge::source* from = work.copied()) {
         FLYWHEEL_CHECK(from->model->read(*from->tensor, 0, to));
       } else {
@@ -136,10 +168,12 @@ result<io::archive> merge_in_memory(const merge_plan& plan, const merge_options&
                                          }));
       }
       done += tensor.bytes;
-      if (options.control.progress) options.control.progress(done, size, tensor.name);
+      if (how.progress) how.progress(done, total, tensor.name);
       return {};
     };
-    FLYWHEEL_TRY([[maybe_unused]] const merge_report report, run_plan(plan, ctx, options.control, scratch, make));
+    FLYWHEEL_TRY([[maybe_unused]] const merge_report report,
+                 run_plan(
+                     plan, ctx, how, scratch, total, [&] { return done; }, make));
     made.sources.push_back(io::detail::make_source(std::move(memory)));
     made.file_bytes = size;
     return io::archive::assemble(std::move(made));

@@ -14,7 +14,11 @@
 namespace flywheel::inline v0::detail {
 namespace {
 
-constexpr std::int64_t piece_bytes = std::int64_t{8} << 20;  ///< Of a tensor that are in memory at once.
+/// Old and new bytes are not in memory at once.
+void resize_piece(std::vector<std::byte>& bytes, std::size_t n) {
+  if (bytes.capacity() < n) bytes = {};
+  bytes.resize(n);
+}
 
 std::uint64_t stored_bytes(const io::tensor_plan& tensor) noexcept {
   if (tensor.bytes > 0) return tensor.bytes;
@@ -185,14 +189,19 @@ result<void> tensor_pipeline::step(piece next, std::size_t chunks,
 }
 
 result<void> tensor_pipeline::copy(std::size_t tensor, const io::archive& from, const io::tensor_info& info) {
-  // What is computed on reading comes in whole rows.
+  // What is computed on reading comes in whole rows, and may be kept for the next ones; what is mapped is given back.
+  const io::byte_source& source = *from.sources()[info.part];
+  const bool mapped = !source.mapped().empty();
   const std::uint64_t row = std::max<std::uint64_t>(1, row_bytes(info.type, info.dims.cols()));
-  const std::uint64_t size = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(piece_bytes) / row) * row;
+  const std::uint64_t size =
+      std::max<std::uint64_t>(1, static_cast<std::uint64_t>(tensor_pipeline::piece_bytes) / row) * row;
   for (std::uint64_t at = 0; at < info.bytes; at += size) {
     piece next{tensor, std::move(spare_), at + size >= info.bytes};
-    next.bytes.resize(static_cast<std::size_t>(std::min(size, info.bytes - at)));
+    const std::uint64_t n = std::min(size, info.bytes - at);
+    resize_piece(next.bytes, static_cast<std::size_t>(n));
     FLYWHEEL_CHECK(
         step(std::move(next), 1, [&](std::size_t, piece& p, unsigned) { return from.read(info, at, p.bytes); }));
+    if (mapped) source.release(info.offset + at, n);
   }
   from.release(info);
   return {};
@@ -203,11 +212,13 @@ result<void> tensor_pipeline::make(std::size_t tensor, std::int64_t per_chunk, s
   const std::int64_t rows = plan.dims.rows();
   const std::size_t row = row_bytes(plan.type, plan.dims.cols());
   const std::int64_t per_piece =
-      std::max<std::int64_t>(1, piece_bytes / static_cast<std::int64_t>(row_cost) / per_chunk) * per_chunk;
+      std::max<std::int64_t>(
+          1, tensor_pipeline::piece_bytes / static_cast<std::int64_t>(std::max<std::size_t>(1, row_cost)) / per_chunk) *
+      per_chunk;
   for (std::int64_t first = 0; first < rows; first += per_piece) {
     const std::int64_t n = std::min(per_piece, rows - first);
     piece next{tensor, std::move(spare_), first + n == rows};
-    next.bytes.resize(static_cast<std::size_t>(n) * row);
+    resize_piece(next.bytes, static_cast<std::size_t>(n) * row);
     const auto chunk = [&](std::size_t index, piece& p, unsigned worker) {
       const std::int64_t begin = static_cast<std::int64_t>(index) * per_chunk, count = std::min(per_chunk, n - begin);
       return make(

@@ -21,6 +21,9 @@ namespace flywheel::inline v0::detail {
 /// Not thread-safe. Functions may throw std::bad_alloc.
 class tensor_pipeline {
  public:
+  /// Of a tensor that are made at once, but at least one row; as much is on its way into the file.
+  static constexpr std::int64_t piece_bytes = std::int64_t{8} << 20;
+
   /// Rows [n, cols], the first of which is row `first` of the tensor, as they will be stored. Called by several workers
   /// at once.
   using encode_fn =

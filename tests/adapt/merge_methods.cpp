@@ -383,9 +383,10 @@ TEST_CASE("SCE selects, weighs and erases", "[adapt][merge]") {
     const inputs in(3, rows, cols);
     const std::size_t n = in.size();
     vec variance(n);
+    const vec deltas[] = {in.delta(0), in.delta(1), in.delta(2)};
     for (std::size_t i = 0; i < n; ++i) {
       double total = 0, squares = 0;  // inputs are multiples of 1/8: nothing is rounded
-      for (std::size_t m = 0; m < 3; ++m) total += in.delta(m)[i], squares += std::pow(in.delta(m)[i], 2);
+      for (const vec& d : deltas) total += d[i], squares += d[i] * d[i];
       variance[i] = 3 * squares - total * total;  // times 9
     }
     const auto varied =

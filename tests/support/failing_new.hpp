@@ -23,6 +23,16 @@ class fail_allocations {
 /// Allocations through operator new by the calling thread so far.
 [[nodiscard]] std::uint64_t allocation_count() noexcept;
 
+/// The most bytes, beyond those that were out when it was made, that all threads held at once through operator new.
+class peak_of_allocations {
+ public:
+  peak_of_allocations() noexcept;
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
+
+ private:
+  std::int64_t before_;
+};
+
 /// A memory resource that fails when told to and counts what is out.
 class failing_resource : public std::pmr::memory_resource {
  public:

@@ -42,7 +42,9 @@ struct merge_plan {
   io::metadata metadata;            ///< Of the result.
   std::vector<merge_step> steps;    ///< In file order.
   std::uint64_t seed = 0;
-  /// Bytes held at once by `workers` workers, beside the mapped files.
+  /// Bytes that merge_models holds at once with `workers` workers, at most: beside pages of mapped files (of inputs up
+  /// to 256 MiB a tensor, else some MiB), what computed inputs keep, and device formats in safetensors, whose scales
+  /// wait for their codes. merge_in_memory holds the result too. Steps that do not fit count as far as they can.
   [[nodiscard]] FLYWHEEL_API std::uint64_t peak_memory(unsigned workers) const;
 };
 
@@ -58,14 +60,15 @@ struct merge_options {
 struct merge_report {
   std::uint64_t tensors = 0, copied = 0;
   std::uint64_t bytes = 0;       ///< Of the result's tensors.
-  std::uint64_t bytes_read = 0;  ///< Of the inputs' tensors, each pass counted.
+  std::uint64_t bytes_read = 0;  ///< Of the inputs' tensors, in each pass and for the result, and of copies.
   double seconds = 0;
 };
 
 /// Merges into `out`: GGUF, or safetensors where the name ends with .safetensors. A few MiB of every model are in
-/// memory at once. The file appears under its name only when it is complete. The same bytes for any number of threads.
-/// Errors: invalid_argument (a plan that does not fit its models; NaN or infinity in a weight, naming file and tensor;
-/// `out` is one of the inputs), unsupported (a type without decoder or encoder), cancelled, io, out_of_memory.
+/// memory at once. Tensors that are copied are not looked at. The file appears under its name only when it is complete.
+/// The same bytes for any number of threads. Errors: invalid_argument (a plan that does not fit its models; NaN or
+/// infinity in a weight, naming file and tensor, or a result that its type cannot hold; `out` is one of the inputs),
+/// unsupported (a type without decoder or encoder), cancelled, io, out_of_memory.
 [[nodiscard]] FLYWHEEL_API result<merge_report> merge_models(const merge_plan& plan, const std::filesystem::path& out,
                                                              const merge_options& options = {});
 /// The same as an archive in memory, whose matrices are f16 where a step says f16 (for searches over recipes).

@@ -131,6 +131,12 @@ result<tensor_merge> tensor_merge::create(const merge_plan& plan, const merge_st
   return made;
 }
 
+std::uint64_t tensor_merge::bytes_of_inputs() const noexcept {
+  std::uint64_t bytes = 0;
+  for (const source& s : sources_) bytes += s.tensor->bytes;
+  return bytes;
+}
+
 std::span<const double> tensor_merge::before(std::int64_t slice) const noexcept {
   return std::span(before_).subspan(static_cast<std::size_t>(slice) * width_, width_);
 }
@@ -171,27 +177,26 @@ result<merge::slice> tensor_merge::read(std::int64_t first, std::int64_t count, 
   return made;
 }
 
-result<void> tensor_merge::look(std::span<merge_scratch> scratch, const control& control) {
+result<void> tensor_merge::look(std::span<merge_scratch> scratch, function_ref<result<void>()> between) {
   if (method_ == nullptr) return {};
   for (merge::pass p = method_->next_pass(); p.sums + p.counts > 0; p = method_->next_pass()) {
-    FLYWHEEL_CHECK(look_once(p, scratch, control));
+    FLYWHEEL_CHECK(look_once(p, scratch, between));
     checked_ = true;
   }
   return {};
 }
 
 result<void> tensor_merge::look_once(const merge::pass& wanted, std::span<merge_scratch> scratch,
-                                     const control& control) {
+                                     function_ref<result<void>()> between) {
   const std::int64_t rows = step_->dims.rows(), per_slice = rows_at_once();
   const auto slices = static_cast<std::size_t>((rows + per_slice - 1) / per_slice);
   const std::size_t per_round = slices_per_round * scratch.size();
-  std::uint64_t bytes = 0;
-  for (const source& s : sources_) bytes += s.tensor->bytes;
+  const bool release = bytes_of_inputs() > kept_mapped;
   std::vector<double> sums(wanted.sums), parts(std::min(per_round, slices) * wanted.sums), next;
   for (merge_scratch& own : scratch) own.counts.assign(wanted.counts, 0);
   if (wanted.ordered) next.reserve(slices * wanted.sums);
   for (std::size_t begin = 0; begin < slices; begin += per_round) {
-    if (control.stopped()) return error{errc::cancelled, "merging was cancelled", step_->name};
+    FLYWHEEL_CHECK(between());
     const std::size_t n = std::min(per_round, slices - begin);
     std::fill(parts.begin(), parts.end(), 0.0);
     const auto workers = static_cast<unsigned>(std::min(scratch.size(), n));
@@ -202,7 +207,7 @@ result<void> tensor_merge::look_once(const merge::pass& wanted, std::span<merge_
           FLYWHEEL_TRY(const merge::slice all, read(first, count, scratch[worker]));
           method_->look(all, before(slice),
                         {std::span(parts).subspan(index * wanted.sums, wanted.sums), scratch[worker].counts});
-          if (bytes > kept_mapped) release_rows(first, count);
+          if (release) release_rows(first, count);
           return {};
         }));
     for (std::size_t i = 0; i < n; ++i) {
@@ -215,7 +220,7 @@ result<void> tensor_merge::look_once(const merge::pass& wanted, std::span<merge_
     for (std::size_t k = 0; k < wanted.counts; ++k) counts[k] += own.counts[k];
   method_->finish_pass({sums, counts});
   if (wanted.ordered) before_ = std::move(next), width_ = wanted.sums;
-  bytes_read_ += bytes;
+  ++passes_;
   return {};
 }
 
@@ -227,7 +232,9 @@ result<void> tensor_merge::encode(std::span<const float> rows, std::int64_t firs
                               " cannot hold");
   };
   // Half of the last bit above the largest number: what is there rounds to infinity.
-  const float limit = step_->type == dtype::f16 ? 65520.0F : std::numeric_limits<float>::infinity();
+  const float limit = step_->type == dtype::f16    ? 65520.0F
+                      : step_->type == dtype::bf16 ? std::bit_cast<float>(0x7f7f8000U)
+                                                   : std::numeric_limits<float>::infinity();
   if (const std::size_t at = first_beyond(rows, limit); at < rows.size()) return refused(at);
   if (step_->type == dtype::f32) {
     std::memcpy(stored.data(), rows.data(), stored.size());
@@ -261,19 +268,63 @@ result<void> tensor_merge::rows(std::int64_t first, std::int64_t count, merge_sc
   return {};
 }
 
-tensor_merge::memory tensor_merge::memory_of(const merge_plan& plan, const merge_step& step) {
-  const std::int64_t cols = step.dims.cols(), per_slice = std::min(merge::slice_rows(cols), step.dims.rows());
-  const std::uint64_t inputs = step.inputs.size() + (step.base ? 1 : 0);
-  const auto elements = static_cast<std::uint64_t>(per_slice * cols);
-  memory made;
-  // Decoded inputs, bytes of those that are not mapped, the result, and a method's rows.
-  made.per_worker = elements * sizeof(float) * (2 * inputs + 1) + inputs * static_cast<std::uint64_t>(cols) * 16;
-  if (step.how == nullptr) return made;
-  const merge::pass first = step.how->start(task_of(plan, step))->next_pass();
-  const auto slices =
-      static_cast<std::uint64_t>((step.dims.rows() + per_slice - 1) / std::max<std::int64_t>(1, per_slice));
-  made.per_worker += first.counts * sizeof(std::uint64_t) + first.sums * slices_per_round * sizeof(double);
-  made.shared = slices * 2 * step.inputs.size() * sizeof(double) + 2 * first.sums * sizeof(double);
+void merge_room::add(const merge_plan& plan, const merge_step& step, unsigned workers) {
+  const std::int64_t cols = step.dims.cols(), rows = step.dims.rows();
+  if (cols <= 0 || rows <= 0) return;
+  const std::int64_t per_slice = std::min(merge::slice_rows(cols), rows);
+  const auto elements = static_cast<std::size_t>(per_slice * cols);
+  const std::size_t row = row_bytes(step.type, cols);
+  piece = std::max<std::uint64_t>(piece, row);
+  std::vector<merge_step::input> all = step.inputs;
+  if (step.base) all.push_back(*step.base);
+  const bool computed = step.how != nullptr || all.size() != 1;
+  for (std::size_t i = 0; i < all.size() && all[i].model < plan.models.size(); ++i) {
+    const io::archive& model = plan.models[all[i].model];
+    const io::tensor_info* const tensor = model.find(all[i].tensor);
+    if (tensor == nullptr) continue;
+    if (!computed && tensor->type == step.type) return;  // copied
+    if (values.size() <= i) values.resize(i + 1), stored.resize(i + 1);
+    values[i] = std::max(values[i], elements);
+    if (model.sources()[tensor->part]->mapped().empty())
+      stored[i] = std::max(stored[i], static_cast<std::size_t>(per_slice) * row_bytes(tensor->type, cols));
+  }
+  // A context of its own, and an encoder that searches.
+  if (step.type != dtype::f32 && step.type != dtype::f16) encoder = std::uint64_t{256} << 10;
+  if (step.how == nullptr || !check_method(plan, step)) return;
+  merged = std::max(merged, elements);
+  const merge::pass most = step.how->start(task_of(plan, step))->largest_pass();
+  counts = std::max(counts, most.counts);
+  // Deltas of a tile of rows, what was elected of them, and ranks within a row.
+  const auto tile = static_cast<std::uint64_t>(std::max<std::int64_t>(2048, cols));
+  const std::uint64_t n = step.inputs.size();
+  method =
+      std::max(method, tile * sizeof(float) * (n + 6) + static_cast<std::uint64_t>(cols) * sizeof(double) * (n + 2));
+  const auto slices = static_cast<std::uint64_t>((rows + per_slice - 1) / per_slice);
+  const std::uint64_t at_once = std::min<std::uint64_t>(slices, std::uint64_t{slices_per_round} * workers);
+  const std::uint64_t sums = most.sums * (at_once + 2 + (most.ordered ? slices : 0));
+  // Columns have coefficients of their own, not more than sums.
+  shared = std::max(shared, (sums + most.sums) * sizeof(double));
+}
+
+std::uint64_t merge_room::bytes(unsigned workers) const noexcept {
+  std::uint64_t of_worker = method + encoder + merged * sizeof(float) + counts * sizeof(std::uint64_t);
+  for (const std::size_t n : values) of_worker += n * sizeof(float) + 2 * sizeof(detail::row_reader::scratch);
+  for (const std::size_t n : stored) of_worker += n;
+  return of_worker * workers + shared;
+}
+
+std::vector<merge_scratch> merge_room::scratch(unsigned workers) const {
+  std::vector<merge_scratch> made(workers);
+  for (merge_scratch& one : made) {
+    one.inputs.resize(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      one.inputs[i].values.reserve(values[i]);
+      one.inputs[i].stored.reserve(stored[i]);
+    }
+    one.models.reserve(values.size());
+    one.merged.reserve(merged);
+    one.counts.reserve(counts);
+  }
   return made;
 }
 

@@ -20,6 +20,7 @@ class arcee_fusion_merger final : public merger {
       : select_({{rank(what.elements, 0.25), rank(what.elements, 0.5), rank(what.elements, 0.75)}}) {}
 
   [[nodiscard]] pass next_pass() const override { return {0, select_.counts()}; }
+  [[nodiscard]] pass largest_pass() const override { return {0, select_.most_counts()}; }
   void look(const slice& s, std::span<const double>, collected out) const override {
     std::vector<float> scores(static_cast<std::size_t>(s.cols));
     for (std::int64_t r = 0; r < s.count; r += s.cols) {

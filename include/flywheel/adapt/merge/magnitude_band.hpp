@@ -27,6 +27,8 @@ class magnitude_band {
   }
 
   [[nodiscard]] std::size_t counts() const noexcept { return needed_ ? cuts_.counts() : 0; }
+  [[nodiscard]] std::size_t most_counts() const noexcept { return needed_ ? cuts_.most_counts() : 0; }
+  [[nodiscard]] std::size_t most_ties() const noexcept { return needed_ ? bounds : 0; }
   void look(std::size_t m, const delta_rows& rows, std::span<std::uint64_t> counts) const {
     if (!keep_[m].all) cuts_.look(m, rows.count, rows, counts);
   }

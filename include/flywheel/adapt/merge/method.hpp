@@ -64,6 +64,8 @@ class merger {
   virtual ~merger() = default;
   /// What the next pass collects; nothing more to look at when both are 0. Called again after each `finish_pass`.
   [[nodiscard]] virtual pass next_pass() const { return {}; }
+  /// At least what any pass collects; asked before the first one.
+  [[nodiscard]] virtual pass largest_pass() const { return next_pass(); }
   /// Adds one slice's part. Several threads at once.
   virtual void look(const slice&, std::span<const double> /*before*/, collected /*out*/) const {}
   /// What all slices gave together.

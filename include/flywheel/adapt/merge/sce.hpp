@@ -43,6 +43,8 @@ class sce_merger final : public merger {
     }
   }
 
+  [[nodiscard]] pass largest_pass() const override { return {models_, select_.most_counts() + 1, true}; }
+
   void look(const slice& s, std::span<const double> before, collected out) const override {
     if (stage_ == stage::squares) {
       std::vector<float> memory((models_ + 1) * tile_size(s));

@@ -2,6 +2,7 @@
 // |x| in f32, which sort as the numbers do.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -44,6 +45,11 @@ class selection {
   [[nodiscard]] std::size_t counts() const noexcept {
     if (stage_ == 0) return cuts_.size() * high_size;
     return stage_ == 1 ? total() * low_size : 0;
+  }
+
+  /// Counts that any pass needs.
+  [[nodiscard]] std::size_t most_counts() const noexcept {
+    return std::max(cuts_.size() * high_size, total() * low_size);
   }
 
   /// Counts value(0) .. value(n-1) of a sequence into the whole pass's counts.

@@ -119,12 +119,16 @@ struct task_vector_numbers {
   }
 };
 
-/// `Sparsifier` is a class with
-///   std::size_t counts() const; void look(m, delta_rows, counts) const; void finish(counts);  // passes, as selection
-///   std::size_t ties() const; void count_ties(m, delta_rows, double* sums [ties]) const;      // 0: order plays no
-///   part walk start(m, const double* ties_before) const;           // thins a model's rows of one slice, in order:
-///   void walk::next(delta_rows, bool expectation, float* out);  // with expectation, divides by what a number is kept
-///   by
+/// `Sparsifier` is a class with passes, as selection has them:
+///   std::size_t counts() const, most_counts() const;
+///   void look(m, delta_rows, counts) const;
+///   void finish(counts);
+/// with ties, 0 of them where order plays no part:
+///   std::size_t ties() const, most_ties() const;
+///   void count_ties(m, delta_rows, double* sums [ties]) const;
+/// and with walks that thin a model's rows of one slice, in order, and with expectation divide a number by its chance:
+///   walk start(m, const double* ties_before) const;
+///   void walk::next(delta_rows, bool expectation, float* out);
 template <class Sparsifier>
 class task_vector_merger final : public merger {
  public:
@@ -150,6 +154,10 @@ class task_vector_merger final : public merger {
       default:
         return {};
     }
+  }
+
+  [[nodiscard]] pass largest_pass() const override {
+    return {models_ * std::max<std::size_t>(2, thin_.most_ties()), thin_.most_counts(), thin_.most_ties() > 0};
   }
 
   void look(const slice& s, std::span<const double> before, collected out) const override {
@@ -261,6 +269,8 @@ template <class Sparsifier>
 /// A sparsifier without passes of its own.
 struct passless {
   [[nodiscard]] std::size_t counts() const noexcept { return 0; }
+  [[nodiscard]] std::size_t most_counts() const noexcept { return 0; }
+  [[nodiscard]] std::size_t most_ties() const noexcept { return 0; }
   void look(std::size_t, const delta_rows&, std::span<std::uint64_t>) const noexcept {}
   void finish(std::span<const std::uint64_t>) noexcept {}
   [[nodiscard]] std::size_t ties() const noexcept { return 0; }
