@@ -345,6 +345,20 @@ void add_lineage(io::metadata& meta, const lineage& of) {
   meta.set(std::string(record_key), record_of(of, -1));
 }
 
+result<io::archive> with_lineage(const io::archive& file, const lineage& of) {
+  return detail::guarded([&]() -> result<io::archive> {
+    io::archive_content same;
+    same.metadata = file.metadata();
+    add_lineage(same.metadata, of);
+    same.tensors.assign(file.tensors().begin(), file.tensors().end());
+    same.sources.assign(file.sources().begin(), file.sources().end());
+    same.path = file.path();
+    same.file_bytes = file.file_bytes();
+    same.files = file.parts();
+    return io::archive::assemble(std::move(same));
+  });
+}
+
 result<void> write_lineage(const lineage& of, const fs::path& out) {
   return detail::guarded([&]() -> result<void> {
     const std::string text = record_of(of, 2) + "\n";

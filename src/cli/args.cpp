@@ -104,8 +104,6 @@ void adapter_args::declare(CLI::App& app) {
       ->take_all();
 }
 
-namespace {
-/// What is behind the last colon is a scale, unless there is a file of the whole name.
 std::pair<std::string, float> split_scale(const std::string& text) {
   std::error_code ignored;
   const std::size_t colon = text.rfind(':');
@@ -118,7 +116,6 @@ std::pair<std::string, float> split_scale(const std::string& text) {
     throw usage_error("--adapter", "'" + number + "' is no scale; write PATH or PATH:0.5");
   return whole ? std::pair(path, scale) : std::pair(text, 1.0F);
 }
-}  // namespace
 
 std::vector<adapter_use> adapter_args::open(const model& base, const interrupt& stop) const {
   std::vector<adapter_use> uses;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cli/device_args.hpp"
@@ -53,6 +54,10 @@ struct session_args {
   void declare(CLI::App& app, bool with_ctx = true);
   [[nodiscard]] session_options options() const;
 };
+
+/// "PATH[:SCALE]": what is behind the last colon is a scale, unless there is a file of the whole name. Throws, naming
+/// --adapter.
+[[nodiscard]] std::pair<std::string, float> split_scale(const std::string& text);
 
 /// --adapter FILE_OR_FOLDER[:SCALE], repeatable.
 struct adapter_args {

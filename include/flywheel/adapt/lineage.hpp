@@ -47,6 +47,8 @@ struct lineage {
 /// Replaces what the metadata said before. Licences of all parents that have one and agree become general.license; else
 /// it is erased, and general.base_model.N.license says each.
 FLYWHEEL_API void add_lineage(io::metadata& meta, const lineage& of);
+/// An archive that says it; the tensors are shared.
+[[nodiscard]] FLYWHEEL_API result<io::archive> with_lineage(const io::archive& file, const lineage& of);
 /// Beside a file: `out`.lineage.json. Errors: io.
 [[nodiscard]] FLYWHEEL_API result<void> write_lineage(const lineage& of, const std::filesystem::path& out);
 /// Of a file or folder: from its metadata, else from the file beside it; without either, a model without parents. The

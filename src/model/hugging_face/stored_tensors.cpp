@@ -120,6 +120,7 @@ result<std::string> stored_tensors::add_weight(const std::string& prefix, const 
 }
 
 result<io::archive> stored_tensors::finish() {
+  std::ranges::sort(tensors_, {}, &io::tensor_info::name);  // the same file, however it was reached
   io::archive_content content;
   content.tensors = std::move(tensors_);
   const auto files = from_.sources();
