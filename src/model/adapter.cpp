@@ -8,10 +8,12 @@
 #include <string>
 #include <utility>
 
+#include "flywheel/core/executor.hpp"
 #include "flywheel/detail/try.hpp"
 #include "flywheel/formats/half.hpp"
 #include "flywheel/model/adapter_archive.hpp"
 #include "kernels/low_rank/low_rank.hpp"
+#include "kernels/registry.hpp"
 #include "src/core/checksum.hpp"
 #include "src/model/adapter_set.hpp"
 #include "src/model/model_state.hpp"
@@ -101,7 +103,7 @@ class adapter_loader {
     made->info.name = name();
     if (auto alpha = file_.metadata().number("adapter.lora.alpha")) made->info.alpha = static_cast<float>(*alpha);
     made->info.weights = static_cast<std::int64_t>(changes.size());
-    made->info.bytes = made->storage.size();
+    made->info.bytes = made->storage.size() + 2 * sites->weights.size() * sizeof(device::low_rank_change);
     if (control_.progress) control_.progress(total, total, "loading the adapter");
     return made;
   }
@@ -164,28 +166,36 @@ class adapter_loader {
     return {};
   }
 
-  /// Calls f(row, numbers) for rows [first, first + count) of a tensor. Error: malformed (not finite).
+  /// Calls f(first row, numbers) for some rows at a time of rows [first, first + count) of a tensor. Error: malformed
+  /// (not finite).
   template <class F>
-  result<void> each_row(const io::archive& file, const std::string& name, std::int64_t first, std::int64_t count,
-                        F&& f) {
+  result<void> each_block(const io::archive& file, const std::string& name, std::int64_t first, std::int64_t count,
+                          F&& f) {
     const io::tensor_info& info = *file.find(name);
     FLYWHEEL_TRY(const detail::row_reader reader, detail::row_reader::create(file, info, base_.ctx));
-    const auto cols = static_cast<std::size_t>(info.dims.cols());
     for (std::int64_t row = first; row < first + count;) {
       if (control_.stopped()) return error{errc::cancelled, "loading was cancelled", name};
       const std::int64_t n = std::min(first + count - row, reader.rows_at_once());
       FLYWHEEL_TRY(const std::span<const float> values, reader.read(row, n, &file == &file_ ? own_ : base_own_));
-      for (std::int64_t r = 0; r < n; ++r) {
-        const std::span<const float> one = values.subspan(static_cast<std::size_t>(r) * cols, cols);
-        for (const float x : one)
-          if (!std::isfinite(x))
-            return error{errc::malformed, "row " + std::to_string(row + r) + " holds a number that is not finite",
-                         file.path().string() + ": " + name};
-        f(row + r, one);
-      }
+      const auto wrong = std::find_if_not(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+      if (wrong != values.end())
+        return error{errc::malformed,
+                     "row " + std::to_string(row + (wrong - values.begin()) / info.dims.cols()) +
+                         " holds a number that is not finite",
+                     file.path().string() + ": " + name};
+      f(row, values);
       row += n;
     }
     return {};
+  }
+  /// The same, calling f(row, numbers) for every row.
+  template <class F>
+  result<void> each_row(const io::archive& file, const std::string& name, std::int64_t first, std::int64_t count,
+                        F&& f) {
+    const auto cols = static_cast<std::size_t>(file.find(name)->dims.cols());
+    return each_block(file, name, first, count, [&](std::int64_t row, std::span<const float> values) {
+      for (; !values.empty(); values = values.subspan(cols)) f(row++, values.first(cols));
+    });
   }
 
   result<void> fill(const adapter_piece& p, std::byte* at, device::low_rank_change& c) {
@@ -263,27 +273,35 @@ class adapter_loader {
     std::vector<float> m;
     FLYWHEEL_CHECK(each_row(file_, change.magnitude, 0, 1,
                             [&](std::int64_t, std::span<const float> row) { m.assign(row.begin(), row.end()); }));
-    std::optional<std::int64_t> zero;
-    std::vector<double> sum(static_cast<std::size_t>(site.cols));
-    FLYWHEEL_CHECK(
-        each_row(base_.file, change.weight, site.first_row, site.rows, [&](std::int64_t row, std::span<const float> w) {
-          std::vector<float>& b = rows[static_cast<std::size_t>(row - site.first_row)];
-          std::copy(w.begin(), w.end(), sum.begin());
-          for (std::size_t j = 0; j < b.size(); ++j) {
-            const double times = change.factor * static_cast<double>(b[j]);
-            const float* aj = a.data() + j * w.size();
-            for (std::size_t i = 0; i < w.size(); ++i) sum[i] += times * static_cast<double>(aj[i]);
-          }
-          double squares = 0;
-          for (const double x : sum) squares += x * x;
-          const double scale = static_cast<double>(m[static_cast<std::size_t>(row)]) / std::sqrt(squares);
-          if (!std::isfinite(scale)) zero = row;
-          gain[row - site.first_row] = static_cast<float>(scale - 1);
-          for (float& x : b) x = static_cast<float>(static_cast<double>(x) * scale);
-          put_b(row - site.first_row, b);
+    const kernels::kernel_set& vectors = kernels::select(kernels::find_cluster(base_.ctx.isa().selected));
+    const auto cols = static_cast<std::size_t>(site.cols);
+    std::vector<float> sums;  // W + factor B A, some rows at a time
+    const auto one_row = [&](std::int64_t r, float* sum) {
+      std::vector<float>& b = rows[static_cast<std::size_t>(r)];
+      for (std::size_t j = 0; j < b.size(); ++j)
+        vectors.scaled_add(a.data() + j * cols, static_cast<float>(change.factor * static_cast<double>(b[j])),
+                           site.cols, sum);
+      double squares = 0;
+      for (std::size_t i = 0; i < cols; ++i) squares += static_cast<double>(sum[i]) * static_cast<double>(sum[i]);
+      const double scale = static_cast<double>(m[static_cast<std::size_t>(site.first_row + r)]) / std::sqrt(squares);
+      gain[r] = static_cast<float>(scale - 1);
+      for (float& x : b) x = static_cast<float>(static_cast<double>(x) * scale);
+      if (!std::all_of(b.begin(), b.end(), [](float x) { return std::isfinite(x); })) gain[r] = HUGE_VALF;
+      put_b(r, b);
+    };
+    FLYWHEEL_CHECK(each_block(
+        base_.file, change.weight, site.first_row, site.rows, [&](std::int64_t row, std::span<const float> w) {
+          sums.assign(w.begin(), w.end());
+          parallel_for(base_.ctx.executor(), w.size() / cols, 1, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t r = begin; r < end; ++r)
+              one_row(row - site.first_row + static_cast<std::int64_t>(r), sums.data() + r * cols);
+          });
         }));
-    if (zero)
-      return error{errc::malformed, "row " + std::to_string(*zero) + " has no length", in_file(change.magnitude)};
+    const float* const zero = std::find_if_not(gain, gain + site.rows, [](float x) { return std::isfinite(x); });
+    if (zero != gain + site.rows)
+      return error{errc::malformed,
+                   "row " + std::to_string(site.first_row + (zero - gain)) + " of the changed weight has no length",
+                   in_file(change.magnitude)};
     return {};
   }
 

@@ -10,6 +10,7 @@
 #include "flywheel/model/convert.hpp"
 #include "src/io/reading.hpp"
 #include "src/model/adapter_tensors.hpp"
+#include "src/model/basis.hpp"
 #include "src/model/hugging_face/peft.hpp"
 
 namespace flywheel::inline v0 {
@@ -200,6 +201,16 @@ result<std::vector<adapter_change>> adapter_changes(const io::archive& adapter, 
                    "the adapter was made for architecture " + in_quotes(made_for) + ", but the base " +
                        base.path().string() + " is " + in_quotes(given),
                    adapter.path().string()};
+    for (const char* key : detail::basis_keys)
+      if (base.metadata().contains(key))
+        return error{errc::unsupported,
+                     "the base " + base.path().string() +
+                         " computes in another basis than the model that it was made "
+                         "of (" +
+                         key +
+                         "), which adapters do not fit; use a base that was quantized without scales moved "
+                         "between layers and without rotation, or merge the adapter first and quantize then",
+                     adapter.path().string()};
     FLYWHEEL_TRY(const double alpha, alpha_of(adapter));
     FLYWHEEL_TRY(const parts_of_adapter parts, collect(adapter));
     if (parts.weights.empty())

@@ -7,8 +7,7 @@
 
 namespace flywheel::inline v0::detail {
 
-result<adapter_set> adapter_set::create(const std::shared_ptr<const model::state>& of,
-                                        std::span<const adapter_use> uses) {
+result<adapter_set> adapter_set::create(const model::state& of, std::span<const adapter_use> uses) {
   adapter_set out;
   for (std::size_t i = 0; i < uses.size(); ++i) {
     const auto invalid = [&](const char* what) {
@@ -16,7 +15,7 @@ result<adapter_set> adapter_set::create(const std::shared_ptr<const model::state
     };
     const adapter_use& use = uses[i];
     if (!use.adapter) return invalid("the adapter handle is empty; open an adapter first");
-    if (use.adapter.shared()->base != of) return invalid("the adapter was opened for another model");
+    if (use.adapter.shared()->base.get() != &of) return invalid("the adapter was opened for another model");
     if (!std::isfinite(use.scale)) return invalid("the scale is not a finite number");
     if (use.scale == 0) continue;
     out.shares.push_back({&use.adapter.shared()->weights, use.scale});

@@ -30,8 +30,7 @@ struct adapter_set {
   std::int64_t width = 0;                     ///< See workspace::fit.
 
   /// Errors: invalid_argument (an empty handle, an adapter of another model, a scale that is not finite).
-  [[nodiscard]] static result<adapter_set> create(const std::shared_ptr<const model::state>& of,
-                                                  std::span<const adapter_use> uses);
+  [[nodiscard]] static result<adapter_set> create(const model::state& of, std::span<const adapter_use> uses);
   /// Equal sets compute the same. 0: no adapters.
   [[nodiscard]] std::uint32_t digest() const noexcept;
   friend bool operator==(const adapter_set& a, const adapter_set& b) noexcept { return a.shares == b.shares; }

@@ -189,7 +189,7 @@ result<void> batch::append(member who, std::span<const token_id> ids) {
 result<void> batch::set_adapters(member who, std::span<const adapter_use> adapters) {
   return detail::guarded([&]() -> result<void> {
     FLYWHEEL_TRY(state::entry* const e, state_->at(who));
-    FLYWHEEL_TRY(const auto probe, detail::adapter_set::create(state_->model, adapters));
+    FLYWHEEL_TRY(const auto probe, detail::adapter_set::create(*state_->model, adapters));
     FLYWHEEL_CHECK(state_->work->fit(probe.width));
     return e->held->set_adapters(adapters);
   });

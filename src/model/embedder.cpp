@@ -6,6 +6,8 @@
 #include <string>
 
 #include "flywheel/detail/try.hpp"
+#include "src/model/adapter_set.hpp"
+#include "src/model/basis.hpp"
 #include "src/model/kv_cache.hpp"
 #include "src/model/model_state.hpp"
 #include "src/model/session_state.hpp"
@@ -64,6 +66,7 @@ class embedder {
 
   result<void> prepare() {
     const engine& e = *m_.engine;
+    FLYWHEEL_TRY(adapters_, adapter_set::create(m_, options_.adapters));
     std::size_t longest = 0, rows = 0;
     out_.first_rows.reserve(items_.size() + 1);
     for (const embed_item& item : items_) {
@@ -89,6 +92,7 @@ class embedder {
     }
     if (plan_.pooling == pooling::mean) sum_.resize(row_width_);
     FLYWHEEL_TRY(work_, e.new_workspace(static_cast<std::int32_t>(n_batch_)));
+    FLYWHEEL_CHECK(work_->fit(adapters_.width));
     FLYWHEEL_TRY(memory_, buffer::allocate((every_row() ? n_batch_ : most_pieces_) * row_width_ * sizeof(float),
                                            m_.ctx.memory()));
     return {};
@@ -130,7 +134,8 @@ class embedder {
         if (p.begin == 0) cache->truncate(0);
         FLYWHEEL_CHECK(cache->reserve(static_cast<std::int64_t>(p.end)));
       }
-      parts_.push_back({static_cast<std::int64_t>(p.end - p.begin), cache, static_cast<std::int64_t>(item.ids.size())});
+      parts_.push_back({static_cast<std::int64_t>(p.end - p.begin), cache, static_cast<std::int64_t>(item.ids.size()),
+                        adapters_.shares});
       if (every_row())
         for (std::int32_t r = first_row; r <= last_row; ++r) rows_.push_back(r);
       else if (takes_first() ? p.begin == 0 : p.end == item.ids.size())
@@ -216,6 +221,7 @@ class embedder {
   std::size_t n_batch_ = 0;
   std::size_t most_pieces_ = 0;
   std::vector<kv_cache> caches_;  ///< [most_pieces_], or none for encoders.
+  adapter_set adapters_;
   std::unique_ptr<workspace> work_;
   buffer memory_;  ///< Rows of one forward pass.
   std::vector<piece> pieces_;

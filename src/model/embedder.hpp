@@ -10,9 +10,6 @@
 
 namespace flywheel::inline v0::detail {
 
-/// Metadata of models whose residual stream, hence hidden states, are in another basis than the original's.
-inline constexpr const char* rotated_key = "flywheel.quantize.rotated";
-
 /// The tokens of one text, or of a pair of texts.
 struct embed_item {
   std::span<const token_id> ids;

@@ -59,7 +59,7 @@ result<std::unique_ptr<session::state>> session::state::create(std::shared_ptr<c
   FLYWHEEL_TRY(detail::kv_cache cache, detail::kv_cache::create(engine.kv(), options.kv_type, memory));
   const std::size_t row = sizeof(float) * static_cast<std::size_t>(engine.n_vocab());
   FLYWHEEL_TRY(buffer logits, buffer::allocate(row, memory));
-  FLYWHEEL_TRY(detail::adapter_set adapters, detail::adapter_set::create(model, options.adapters));
+  FLYWHEEL_TRY(detail::adapter_set adapters, detail::adapter_set::create(*model, options.adapters));
   auto made = std::unique_ptr<state>(new state{std::move(model),
                                                sizes.options,
                                                std::move(cache),
@@ -83,7 +83,7 @@ result<void> session::state::become_alone() {
 }
 
 result<void> session::state::set_adapters(std::span<const adapter_use> uses) {
-  FLYWHEEL_TRY(detail::adapter_set next, detail::adapter_set::create(model, uses));
+  FLYWHEEL_TRY(detail::adapter_set next, detail::adapter_set::create(*model, uses));
   std::vector<adapter_use> listed(next.uses);
   if (work != nullptr) FLYWHEEL_CHECK(work->fit(next.width));
   settle();

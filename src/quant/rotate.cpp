@@ -7,7 +7,7 @@
 
 #include "flywheel/detail/try.hpp"
 #include "flywheel/quant/transform.hpp"
-#include "src/model/embedder.hpp"
+#include "src/model/basis.hpp"
 #include "src/quant/edited_archive.hpp"
 #include "src/quant/model_graph.hpp"
 #include "src/quant/products.hpp"
@@ -237,6 +237,7 @@ result<io::archive> rotate(const io::archive& model, const rotation_options& opt
     if (options.heads) {
       edited_content content;
       FLYWHEEL_CHECK(rotate_heads(rotated, content, options.seed + 1));
+      if (!content.edits.empty()) content.mark = detail::rotated_heads_key;
       FLYWHEEL_TRY(rotated, edit_archive(rotated, std::move(content)));
     }
     return rotated;

@@ -9,6 +9,7 @@
 #include "flywheel/detail/try.hpp"
 #include "flywheel/formats/formats.hpp"
 #include "flywheel/quant/quantize.hpp"
+#include "src/model/basis.hpp"
 #include "src/quant/edited_archive.hpp"
 #include "src/quant/products.hpp"
 
@@ -153,6 +154,7 @@ class awq_reader {
 result<io::archive> move_scales(const io::archive& model, const std::vector<channel_scales>& links) {
   return detail::guarded([&]() -> result<io::archive> {
     edited_content content;
+    if (!links.empty()) content.mark = detail::scaled_key;
     for (const channel_scales& moved : links) {
       const channel_link& link = moved.link;
       const std::string where = link.made_by.empty() ? "link" : link.made_by[0].tensor;

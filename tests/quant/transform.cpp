@@ -191,6 +191,8 @@ TEST_CASE("A rotated model gives the same logits", "[quant][transform]") {
       options.stream = stream;
       options.heads = heads;
       const io::archive rotated = rotate(file, options).value();
+      CHECK(rotated.metadata().contains("flywheel.quantize.rotated") == stream);
+      CHECK(rotated.metadata().contains("flywheel.quantize.rotated_heads") == heads);
       CHECK(difference(expected, logits(rotated)) < rounding_errors);
       const bool fused = std::string_view(what.architecture) == "phi3";
       CHECK(values_of(rotated, fused ? "blk.0.attn_qkv.weight" : "blk.0.attn_v.weight") !=
@@ -262,6 +264,7 @@ TEST_CASE("Scales moved across every link leave the logits", "[quant][transform]
       // Each alone, so that none can hide.
       const io::archive moved = move_scales(file, {one}).value();
       CAPTURE(link.made_by[0].tensor);
+      CHECK(moved.metadata().contains("flywheel.quantize.scaled"));
       CHECK(difference(expected, logits(moved)) < rounding_errors);
       CHECK(values_of(moved, link.read_by[0]) != values_of(file, link.read_by[0]));
       all.push_back(std::move(one));

@@ -47,7 +47,8 @@ struct adapter_change {
 };
 
 /// Checks an archive of that form against its base. Errors: invalid_argument naming the tensor and both files (another
-/// architecture, no such tensor, other extents), malformed (factors that do not belong together, no change at all).
+/// architecture, no such tensor, other extents), malformed (factors that do not belong together, no change at all),
+/// unsupported (a base whose scales were moved or that was rotated when it was quantized: quant/transform.hpp).
 [[nodiscard]] FLYWHEEL_API result<std::vector<adapter_change>> adapter_changes(const io::archive& adapter,
                                                                                const io::archive& base);
 

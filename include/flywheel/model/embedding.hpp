@@ -9,6 +9,7 @@
 #include "flywheel/core/config.hpp"
 #include "flywheel/core/dtype.hpp"
 #include "flywheel/core/progress.hpp"
+#include "flywheel/model/adapter.hpp"
 
 namespace flywheel::inline v0 {
 
@@ -34,6 +35,7 @@ struct embed_options {
   std::int32_t n_batch = 512;
   dtype kv_type = dtype::f16;  ///< Of the KV cache that decoders need. See session_options.
   flywheel::control control;
+  std::vector<adapter_use> adapters = {};  ///< That all texts go through. Errors: those of session::set_adapters.
 };
 
 /// Results for some texts, in their order.

@@ -1,7 +1,8 @@
 // Models that compute the same with weights that are easier to round: scales moved between neighbouring layers (AWQ,
 // SmoothQuant) and rotations of the residual stream and of heads (QuaRot). Each takes an archive and returns one, whose
 // changed tensors are f32 and computed when they are read; nothing runs differently later. What can be changed is read
-// from the model's graph.
+// from the model's graph. Metadata says what was done (flywheel.quantize.scaled, .rotated, .rotated_heads), because
+// adapters of the original no longer fit.
 #pragma once
 
 #include <cstdint>
