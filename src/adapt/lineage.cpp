@@ -11,6 +11,7 @@
 
 #include "flywheel/core/mapped_file.hpp"
 #include "flywheel/detail/try.hpp"
+#include "src/adapt/digest.hpp"
 #include "src/io/output_file.hpp"
 #include "src/model/device_safetensors.hpp"
 #include "src/model/hugging_face/json_file.hpp"
@@ -277,6 +278,12 @@ class verifier {
 };
 
 }  // namespace
+
+result<std::string> digest(std::span<const std::byte> bytes) {
+  sha256 sum;
+  sum.add(bytes);
+  return sum.hex();
+}
 
 result<std::string> file_digest(const fs::path& path, const control& control) {
   return detail::guarded([&]() -> result<std::string> {

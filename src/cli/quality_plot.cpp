@@ -20,14 +20,6 @@ struct box {
   }
 };
 
-/// A step between ticks so that there are about `count`: 1, 2 or 5 times a power of ten.
-double tick_step(double range, int count) {
-  const double rough = range / count, decade = std::pow(10, std::floor(std::log10(rough)));
-  for (const double digit : {1.0, 2.0, 5.0})
-    if (decade * digit >= rough) return decade * digit;
-  return decade * 10;
-}
-
 class quality_drawing {
  public:
   explicit quality_drawing(std::span<const quality_point> points) : points_(points) {
@@ -73,7 +65,7 @@ class quality_drawing {
       const int digits = std::max(0, -static_cast<int>(std::floor(std::log10(v * 1.0000001))));
       out_ += svg::words({plot_left - 8, y_(v) + 4}, decimal(v, digits), "text-anchor=\"end\" fill=\"#444\"");
     });
-    const double step = tick_step(most_bytes_ - least_bytes_, 9);
+    const double step = svg::tick_step(most_bytes_ - least_bytes_, 9);
     const int digits = std::max(0, -static_cast<int>(std::floor(std::log10(step * 1.0000001))));
     for (double i = std::ceil(least_bytes_ / step); i * step <= most_bytes_; ++i) {
       out_ += svg::line({x(i * step), plot_top}, {x(i * step), plot_top + plot_high}, "stroke=\"#e4e4e4\"");

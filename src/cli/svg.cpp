@@ -1,5 +1,7 @@
 #include "cli/svg.hpp"
 
+#include <cmath>
+
 #include "cli/output.hpp"
 
 namespace flywheel::cli::svg {
@@ -24,6 +26,13 @@ std::string words(point at, const std::string& text, const std::string& style) {
   std::string safe;
   for (const char c : text) safe += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : std::string(1, c);
   return "<text" + attribute("x", at.x) + attribute("y", at.y) + " " + style + ">" + safe + "</text>\n";
+}
+
+double tick_step(double range, int count) {
+  const double rough = range / count, decade = std::pow(10, std::floor(std::log10(rough)));
+  for (const double digit : {1.0, 2.0, 5.0})
+    if (decade * digit >= rough) return decade * digit;
+  return decade * 10;
 }
 
 }  // namespace flywheel::cli::svg

@@ -20,6 +20,9 @@ inline constexpr const char* end = "</svg>\n";
 /// Text beginning at a point, escaped.
 [[nodiscard]] std::string words(point at, const std::string& text, const std::string& style);
 
+/// A step between ticks so that there are about `count`: 1, 2 or 5 times a power of ten.
+[[nodiscard]] double tick_step(double range, int count);
+
 /// Places of positive numbers on a logarithmic axis from `origin` over `length` pixels.
 struct log_scale {
   double low, high, origin, length;
