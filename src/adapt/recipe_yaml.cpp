@@ -9,6 +9,7 @@
 #include <span>
 #include <utility>
 
+#include "flywheel/adapt/experts.hpp"
 #include "flywheel/adapt/recipe.hpp"
 #include "flywheel/core/mapped_file.hpp"
 #include "flywheel/detail/edit_distance.hpp"
@@ -440,10 +441,45 @@ recipe recipe_of(const yaml_value& document) {
   return made;
 }
 
-}  // namespace
+std::vector<std::string> prompts_of(const yaml_value* v, const std::string& key) {
+  std::vector<std::string> made;
+  if (v == nullptr) return made;
+  for (const yaml_value& prompt : items_of(*v, key)) made.push_back(text_of(prompt, key));
+  return made;
+}
 
-result<recipe> recipe::parse(std::string_view yaml, const std::string& where) {
-  return detail::guarded([&]() -> result<recipe> {
+experts_recipe experts_of(const yaml_value& document) {
+  yaml_map map(document, "a mixture of experts");
+  experts_recipe made;
+  made.base = reference_of(map.require("base_model"), "base_model");
+  if (const yaml_value* gate = map.find("gate_mode")) {
+    const std::string& name = text_of(*gate, "gate_mode");
+    if (name == "cheap_embed")
+      made.gate = gate_mode::cheap_embed;
+    else if (name == "random")
+      made.gate = gate_mode::random;
+    else if (name != "hidden")
+      wrong(*gate, "'gate_mode' must be hidden, cheap_embed or random");
+  }
+  if (const yaml_value* type = map.find("dtype")) made.type = type_of(*type, "dtype");
+  if (const yaml_value* n = map.find("experts_per_token"))
+    made.experts_per_token = integer_of(*n, "experts_per_token", 1);
+  for (const yaml_value& one : items_of(map.require("experts"), "experts")) {
+    yaml_map expert(one, "an expert");
+    experts_recipe::expert& e = made.experts.emplace_back();
+    e.model = reference_of(expert.require("source_model"), "source_model");
+    e.positive_prompts = prompts_of(expert.find("positive_prompts"), "positive_prompts");
+    e.negative_prompts = prompts_of(expert.find("negative_prompts"), "negative_prompts");
+    expert.finish();
+  }
+  map.finish();
+  return made;
+}
+
+/// A document, by `read`; what it throws as an error.
+template <class Made>
+result<Made> parse_document(std::string_view yaml, const std::string& where, Made (*read)(const yaml_value&)) {
+  return detail::guarded([&]() -> result<Made> {
     if (yaml.size() > max_recipe_bytes)
       return error{errc::malformed, "this is no recipe: it has more than 256 KiB", where};
     if (yaml.find('\0') != std::string_view::npos || !detail::is_utf8(yaml))
@@ -452,7 +488,7 @@ result<recipe> recipe::parse(std::string_view yaml, const std::string& where) {
       return error{code, (line < 0 ? std::string() : "line " + std::to_string(line + 1) + ": ") + message, where};
     };
     try {
-      recipe made = recipe_of(tree_builder().build(YAML::Load(std::string(yaml))));
+      Made made = read(tree_builder().build(YAML::Load(std::string(yaml))));
       made.text = yaml;
       return made;
     } catch (const recipe_fault& f) {
@@ -461,6 +497,16 @@ result<recipe> recipe::parse(std::string_view yaml, const std::string& where) {
       return failed(errc::malformed, e.mark.is_null() ? -1 : e.mark.line, "this is no YAML: " + e.msg);
     }
   });
+}
+
+}  // namespace
+
+result<recipe> recipe::parse(std::string_view yaml, const std::string& where) {
+  return parse_document(yaml, where, recipe_of);
+}
+
+result<experts_recipe> experts_recipe::parse(std::string_view yaml, const std::string& where) {
+  return parse_document(yaml, where, experts_of);
 }
 
 result<recipe> recipe::read(const std::filesystem::path& path) {
