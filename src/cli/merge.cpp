@@ -22,6 +22,8 @@
 #include "cli/progress_bar.hpp"
 #include "flywheel/adapt/lineage.hpp"
 #include "flywheel/adapt/recipe.hpp"
+#include "flywheel/model/convert.hpp"
+#include "flywheel/model/open.hpp"
 #include "flywheel/version.hpp"
 
 namespace flywheel::cli {
@@ -29,7 +31,7 @@ namespace {
 
 struct merge_args {
   std::vector<std::string> paths;  ///< [RECIPE] OUT
-  std::string method, base, tokenizer, type;
+  std::string method, base, tokenizer, type, like;
   std::vector<std::string> models, parameters;
   std::optional<std::uint64_t> seed;
   unsigned threads = 0;
@@ -341,6 +343,26 @@ std::string quantized_types(const adapt::merge_plan& plan) {
 
 void say(const std::string& line) { std::fprintf(stderr, "flywheel: %s\n", printable(line).c_str()); }
 
+/// By way of a file, which needs as much room as the folder for a while.
+adapt::merge_report merge_into_folder(const merge_args& args, const adapt::merge_plan& plan,
+                                      const adapt::merge_options& options) {
+  struct passing_file {
+    std::string path;
+    ~passing_file() {
+      std::error_code ignored;
+      std::filesystem::remove(path, ignored);
+    }
+  };
+  const std::filesystem::path out(args.out());
+  const passing_file merged{(out.has_filename() ? out : out.parent_path()).string() + ".merging.gguf"};
+  const adapt::merge_report done = adapt::merge_models(plan, merged.path, options).value();
+  folder_options into;
+  into.context = options.context;
+  into.control = options.control;
+  (void)convert_to_folder(io::archive::open(merged.path).value(), args.like, out, into).value();
+  return done;
+}
+
 int merge(const merge_args& args) {
   adapt::recipe r = read_recipe(args);
   const std::filesystem::path folder =
@@ -388,7 +410,8 @@ int merge(const merge_args& args) {
   progress_bar bar("merging");
   options.control = {bar.callback(), stop.token()};
   if (digests) options.amend = [&] { return digests->take(); };
-  const adapt::merge_report done = adapt::merge_models(plan, args.out(), options).value();
+  const adapt::merge_report done = args.like.empty() ? adapt::merge_models(plan, args.out(), options).value()
+                                                     : merge_into_folder(args, plan, options);
   bar.clear();
   adapt::write_lineage(child, args.out()).value();
   if (args.json)
@@ -400,7 +423,7 @@ int merge(const merge_args& args) {
                      {"bytes_read", done.bytes_read},
                      {"peak_memory", sizes.memory},
                      {"seconds", done.seconds},
-                     {"file_bytes", std::filesystem::file_size(args.out())},
+                     {"file_bytes", open_model_archive(args.out()).value().file_bytes()},
                      {"parents", parents_json(child)}}));
   else
     print_line(printable(args.out()) + ": " + child.method + " of " +
@@ -434,6 +457,8 @@ action merge_command(CLI::App& app) {
   app.add_option("--tokenizer", args->tokenizer, "Instead of a recipe: base, union, or the model with the vocabulary");
   app.add_option("--type", args->type,
                  "Type of matrices: f32, f16, bf16, q8_0, ...; default: the recipe's, else the first model's");
+  app.add_option("--like", args->like,
+                 "Make OUT a Hugging Face folder, with the configuration and the tokenizer of this one");
   app.add_option("--seed", args->seed, "Seed of random masks; default: the recipe's, else 0")
       ->check(CLI::NonNegativeNumber);
   app.add_option("-t,--threads", args->threads, "Threads to use; default: one per physical core")
@@ -447,7 +472,8 @@ action merge_command(CLI::App& app) {
       "  flywheel merge recipe.yml merged.gguf\n"
       "  flywheel merge --method linear --model a.gguf:0.7 --model b.gguf:0.3 merged.gguf\n"
       "  flywheel merge --method ties --base base.gguf --model a.gguf --model b.gguf -p density=0.5 merged.gguf\n"
-      "  flywheel merge recipe.yml merged.gguf --plan");
+      "  flywheel merge recipe.yml merged.gguf --plan\n"
+      "  flywheel merge recipe.yml merged --like legal");
   return [args] { return merge(*args); };
 }
 

@@ -1,6 +1,7 @@
 // Hugging Face folders of every family: names, shapes, types and values of the translation, and what damaged folders
 // say.
 #include "support/hugging_face.hpp"
+#include "flywheel/model/convert.hpp"
 #include "flywheel/model/model.hpp"
 #include "flywheel/model/open.hpp"
 #include "support/data.hpp"
@@ -64,6 +65,11 @@ std::vector<std::byte> bytes_of(const io::archive& file, const io::tensor_info& 
   return {bytes.begin(), bytes.end()};
 }
 
+json slurp_json(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  return json::parse(file);
+}
+
 std::vector<float> values_of(const io::archive& file, const io::tensor_info& t) {
   const std::vector<std::byte> bytes = bytes_of(file, t);
   std::vector<float> values(static_cast<std::size_t>(t.dims.elements()));
@@ -101,6 +107,32 @@ void check_tensors(const io::archive& file, const std::vector<float_tensor>& wan
   }
 }
 
+/// Written as a folder again, all tensors are what they were, or the family is known not to go back.
+void check_way_back(const hf_family& f, const io::archive& model, const std::filesystem::path& like) {
+  const std::filesystem::path out = like / "back";
+  const auto done = convert_to_folder(model, like, out);
+  INFO((done ? "" : done.error().to_string()));
+  REQUIRE(done.has_value() != f.one_way);
+  if (f.one_way) {
+    CHECK(done.error().code == errc::unsupported);
+    CHECK_FALSE(std::filesystem::exists(out));
+    CHECK_FALSE(std::filesystem::exists(like / "back.partial"));
+    return;
+  }
+  const io::archive before = io::archive::open(like / "model.safetensors").value();
+  const io::archive after = io::archive::open(out / "model.safetensors").value();
+  CHECK(after.tensors().size() == before.tensors().size());
+  for (const io::tensor_info& t : before.tensors()) {
+    INFO(t.name);
+    const io::tensor_info* const same = after.find(t.name);
+    REQUIRE(same != nullptr);
+    CHECK(same->type == t.type);
+    CHECK(same->dims == t.dims);
+    CHECK(bytes_of(after, *same) == bytes_of(before, t));
+  }
+  CHECK(slurp_json(out / "config.json") == slurp_json(like / "config.json"));
+}
+
 /// Writes the folder that these tensors come from, and compares what it opens as.
 io::archive check_family(const hf_family& f, json config, const std::vector<wanted_tensor>& wanted,
                          dtype matrices = dtype::f16, const std::string& prefix = "") {
@@ -120,6 +152,7 @@ io::archive check_family(const hf_family& f, json config, const std::vector<want
   REQUIRE(opened.has_value());
   check_tensors(*opened, expected, matrices);
   CHECK(opened->tensors().front().name == "token_embd.weight");
+  check_way_back(f, *opened, folder.path());
   return *opened;
 }
 

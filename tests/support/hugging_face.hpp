@@ -46,6 +46,7 @@ struct hf_family {
   bool pairs = false;           ///< Q and K rotate adjacent pairs.
   bool norms_plus_one = false;  ///< but for the names in plain_norms.
   std::vector<std::string> plain_norms = {};
+  bool one_way = false;  ///< Its models cannot be written as folders.
   std::int64_t head_dim = 16;
   std::int64_t key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;  ///< Of a delta net.
 };

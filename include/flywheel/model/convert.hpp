@@ -38,4 +38,23 @@ struct converted_model {
 [[nodiscard]] FLYWHEEL_API result<converted_model> convert(const io::archive& from, const std::filesystem::path& out,
                                                            const convert_options& options = {});
 
+struct folder_options {
+  /// Of all tensors: f32, f16 or bf16. Nothing: as those of the same name in the folder like it.
+  std::optional<dtype> type = {};
+  std::uint64_t max_shard_bytes = 5'000'000'000;  ///< Of a file of weights; an index joins several.
+  flywheel::context context = {};
+  flywheel::control control = {};  ///< Progress in bytes written, and cancellation.
+};
+
+/// Writes a model as a Hugging Face folder: weights under the names, and with rows in the order, that they have there;
+/// configuration and tokenizer are those of the folder `like`, a model of the same architecture and vocabulary, with
+/// the numbers of layers and tokens that this one has. The folder appears under its name only when it is complete.
+/// Errors: invalid_argument (another architecture; a type that folders do not have; `out` is there and no empty
+/// folder), unsupported (another vocabulary; a tensor that Hugging Face's models do not have), cancelled, io, and those
+/// of reading.
+[[nodiscard]] FLYWHEEL_API result<converted_model> convert_to_folder(const io::archive& from,
+                                                                     const std::filesystem::path& like,
+                                                                     const std::filesystem::path& out,
+                                                                     const folder_options& options = {});
+
 }  // namespace flywheel::inline v0
