@@ -162,15 +162,16 @@ void embed_args::declare(CLI::App& app) {
   app.add_option("--ctx", session.ctx, "Tokens a text may have; default: as many as the model was trained for")
       ->check(CLI::Range(1, 1 << 24));
   session.declare(app, false);
+  adapters.declare(app);
 }
 
-embed_options embed_args::options(control control) const {
+embed_options embed_args::options(const model& loaded, const interrupt& stop) const {
   const session_options session_part = session.options();
   embed_options options;
   options.truncate = truncate;
   options.n_ctx = session_part.n_ctx;
   options.kv_type = session_part.kv_type;
-  options.control = std::move(control);
+  options.adapters = adapters.open(loaded, stop);
   return options;
 }
 

@@ -89,10 +89,12 @@ struct text_args {
 /// Options of model::embed that embed and rerank share: --truncate, --ctx, --kv-type.
 struct embed_args {
   session_args session;
+  adapter_args adapters;
   bool truncate = false;
 
   void declare(CLI::App& app);
-  [[nodiscard]] embed_options options(control control) const;
+  /// Opens the adapters.
+  [[nodiscard]] embed_options options(const model& loaded, const interrupt& stop) const;
 };
 
 /// How to choose tokens.

@@ -35,8 +35,9 @@ int embed_all(const embed_command_args& args) {
   interrupt stop;
   used_devices devices;
   const model loaded = args.model.open(stop, devices);
+  embed_options options = args.how.options(loaded, stop);
   progress_bar bar("embedding");
-  embed_options options = args.how.options({bar.callback(), stop.token()});
+  options.control = {bar.callback(), stop.token()};
   options.normalize = !args.no_normalize;
   options.pooling = args.pool;
   const embeddings vectors = (args.ids ? loaded.embed(lists, options) : loaded.embed(texts, options)).value();

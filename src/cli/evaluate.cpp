@@ -26,6 +26,7 @@ struct evaluate_args {
   std::string plot;
   model_args loading;  ///< Its path: the baseline.
   session_args session;
+  adapter_args adapters;  ///< Of the models, not of the baseline.
   std::int64_t windows = 0;
   std::uint64_t memory_mib = 1024;
   bool all_tokens = false, speed = false, json = false;
@@ -106,12 +107,14 @@ void measure(const evaluate_args& args, const std::vector<evaluate::baseline>& b
   const session_args session = session_of(args, r.how);
   used_devices devices;
   const model loaded = open_one(args, path, r.how, stop, devices);
+  session_options options = session.options();
+  options.adapters = args.adapters.open(loaded, stop);
   double variance = 0;
   const auto n = static_cast<double>(baselines.size());
   for (std::size_t i = 0; i < baselines.size(); ++i) {
     progress_bar bar(std::filesystem::path(path).filename().string() + " on " +
                      std::filesystem::path(args.texts[i]).filename().string());
-    r.texts.push_back(baselines[i].compare(loaded, session.options(), {bar.callback(), stop.token()}).value());
+    r.texts.push_back(baselines[i].compare(loaded, options, {bar.callback(), stop.token()}).value());
     r.kl += r.texts.back().kl.value / n;
     variance += std::pow(r.texts.back().kl.error / n, 2);
   }
@@ -237,6 +240,7 @@ void print_reports(const evaluate_args& args, const std::vector<model_report>& r
     print_line(dump({{"baseline", args.loading.path},
                      {"ctx", args.session.ctx},
                      {"protocol", args.all_tokens ? "windows" : "second-half"},
+                     {"adapters", args.adapters.given},
                      {"models", list}}));
     return;
   }
@@ -304,6 +308,11 @@ action evaluate_command(CLI::App& app) {
   settings("--kv-type", args->kv_types, "Type of the models' KV cache; the baseline's is f16", kv_type_names);
   settings("--activations", args->activations, activation_help, activation_names);
   app.add_flag("--speed", args->speed, "Measure prefill (512 tokens) and decoding (64) too");
+  args->adapters.declare(app);
+  app.get_option("--adapter")
+      ->description(
+          "Adapter to run the models with, but not the baseline: PATH or PATH:SCALE; may be repeated, and they add up")
+      ->excludes("--speed");
   app.add_option("--plot", args->plot, "SVG file to draw divergence against size into");
   app.add_option("--memory", args->memory_mib,
                  "MiB of the baseline's probabilities to keep in memory; what is more goes to a temporary file")

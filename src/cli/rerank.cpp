@@ -27,9 +27,10 @@ int rerank_all(const rerank_args& args) {
   interrupt stop;
   used_devices devices;
   const model loaded = args.model.open(stop, devices);
+  embed_options options = args.how.options(loaded, stop);
   progress_bar bar("ranking");
-  const std::vector<float> scores =
-      loaded.rerank(args.query, documents, args.how.options({bar.callback(), stop.token()})).value();
+  options.control = {bar.callback(), stop.token()};
+  const std::vector<float> scores = loaded.rerank(args.query, documents, options).value();
   bar.clear();
   devices.finish();
   std::vector<std::size_t> order(scores.size());

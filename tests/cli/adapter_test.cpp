@@ -46,6 +46,26 @@ TEST_CASE("logits, run and perplexity take adapters with scales") {
   CHECK(flywheel_command(measure).parsed().at("perplexity") != flywheel_command(with).parsed().at("perplexity"));
 }
 
+TEST_CASE("embed and evaluate take adapters") {
+  const adapted m;
+  const arguments embed = {"embed", m.path, "--ids", "1,300,301", "--json"};
+  arguments with = embed;
+  with.insert(with.end(), {"--adapter", m.adapter});
+  CHECK(flywheel_command(embed).parsed() != flywheel_command(with).parsed());
+  const std::string text = (m.folder / "text").string();
+  spill(text, "the hen and the other hen and the other hen and the hen and the other");
+  const arguments compare = {"evaluate", m.path, "--baseline", m.path, "--text", text, "--ctx", "8", "--json"};
+  const auto kl = [](const json& j) { return j.at("models")[0].at("kl").at("value").get<double>(); };
+  CHECK(kl(flywheel_command(compare).parsed()) < 1e-8);
+  with = compare;
+  with.insert(with.end(), {"--adapter", m.adapter});
+  const json changed = flywheel_command(with).parsed();
+  CHECK(kl(changed) > 1e-6);
+  CHECK(changed.at("adapters") == json::array({m.adapter}));
+  with.push_back("--speed");
+  check_failure(flywheel_command(with), 2, "--speed");
+}
+
 TEST_CASE("what is wrong with an adapter is said") {
   const adapted m;
   const auto fails = [&](const std::string& given, const std::string& what, int code) {

@@ -1,8 +1,13 @@
-// adapters/: logits and greedy continuations of a base that runs with adapters, which stay beside its weights.
+// adapters/: logits and greedy continuations of a base that runs with adapters, which stay beside its weights; and the
+// weights of the base with adapters merged into them.
+#include <cmath>
 #include <map>
+#include <numeric>
 
 #include "cli/conformance/cases.hpp"
+#include "flywheel/adapt/adapters.hpp"
 #include "flywheel/model/adapter.hpp"
+#include "flywheel/model/adapter_archive.hpp"
 #include "flywheel/model/model.hpp"
 
 namespace flywheel::cli {
@@ -70,6 +75,27 @@ struct adapter_case {
   }
 };
 
+/// Sum, norm and some values of every tensor that changes, when it is computed in double.
+void check_merged(const json& facts, const std::string& label, const io::archive& merged, tally& results) {
+  for (const auto& [name, wanted] : facts.at("merged").items()) {
+    const io::tensor_info* const tensor = merged.find(name);
+    std::vector<float> values(tensor && tensor->type == dtype::f32 ? static_cast<std::size_t>(tensor->dims.elements())
+                                                                   : 0);
+    if (!values.empty()) merged.read(*tensor, 0, std::as_writable_bytes(std::span(values))).value();
+    double squares = 0;
+    for (const float x : values) squares += static_cast<double>(x) * static_cast<double>(x);
+    bool equal = values.size() >= 4;
+    const auto compare = [&](double got, const json& want) {
+      equal = equal && std::abs(got - want.get<double>()) <= 1e-5 * std::abs(want.get<double>());
+    };
+    compare(std::accumulate(values.begin(), values.end(), 0.0), wanted.at("sum"));
+    compare(std::sqrt(squares), wanted.at("l2"));
+    for (std::size_t i = 0; equal && i < 4; ++i) compare(static_cast<double>(values[i]), wanted.at("first4")[i]);
+    if (equal) compare(static_cast<double>(values.back()), wanted.at("last"));
+    results.check(label + ".merged." + name, equal, "its sum, norm or values differ by more than 1e-5 of them");
+  }
+}
+
 }  // namespace
 
 void run_adapters(const conformance_run& run, tally& results) {
@@ -78,16 +104,20 @@ void run_adapters(const conformance_run& run, tally& results) {
   if (!base) return results.refused("base", base.error());
   const io::archive expected = io::archive::open(run.folder / "expected.safetensors").value();
   const double tolerance = index.at("tolerance_f32_rel_to_std").get<double>();
+  const io::archive base_file = io::archive::open(run.folder / index.at("base").get<std::string>()).value();
   for (const bool folder : {false, true}) {  // GGUF files and PEFT folders hold the same adapters
     std::map<std::string, adapter> adapters;
+    std::map<std::string, io::archive> files;
     for (const auto& [name, facts] : index.at("adapters").items()) {
       run.check_stopped();
-      auto opened = adapter::open(*base, run.folder / (name + (folder ? "_peft" : ".gguf")), {{}, run.stop});
+      auto file = open_adapter_archive(run.folder / (name + (folder ? "_peft" : ".gguf")), base_file);
+      auto opened = file ? adapter::open(*base, *file, {{}, run.stop}) : result<adapter>(file.error());
       if (!opened) {
         results.refused(name + (folder ? "_peft" : ""), opened.error());
         continue;
       }
       adapters.emplace(name, *std::move(opened));
+      files.emplace(name, *std::move(file));
     }
     for (const json& facts : index.at("cases")) {
       if (folder && facts.at("adapters").empty()) continue;
@@ -95,11 +125,13 @@ void run_adapters(const conformance_run& run, tally& results) {
       options.kv_type = dtype::f32;
       double allowed = tolerance;
       bool complete = true;
+      std::vector<adapt::scaled_adapter> merged;
       for (const json& use : facts.at("adapters")) {
         const auto name = use.at("adapter").get<std::string>();
         complete = complete && adapters.contains(name);
         if (!complete) break;
         options.adapters.push_back({adapters.at(name), use.at("scale").get<float>()});
+        merged.push_back({files.at(name), use.at("scale").get<float>()});
         if (index.at("adapters").at(name).at("dtype") == "F16") allowed = tolerance_of_f16_factors;
       }
       if (!complete) continue;  // said above
@@ -113,6 +145,7 @@ void run_adapters(const conformance_run& run, tally& results) {
           one.logits(sequence, ids);
           one.greedy(sequence, ids);
         }
+        if (!merged.empty()) check_merged(facts, label, adapt::apply_adapters(base_file, merged).value(), results);
       } catch (const bad_result& e) {
         if (e.why().code == errc::cancelled) throw;
         results.refused(label, e.why());
