@@ -117,7 +117,7 @@ result<void> recipe_numbers::add_slice(std::size_t slice, const merge_plan& plan
     const std::size_t n = p.per_model ? inputs.size() : 1, here = place;
     place += n;
     const auto asked = std::find_if(wanted.begin(), wanted.end(), [&](const auto& w) { return w.name == p.name; });
-    if (asked == wanted.end()) continue;
+    if (asked == wanted.end() || p.ignored) continue;
     for (std::size_t i = 0; i < n; ++i) {
       row made{slice,        p.per_model ? inputs[i] : 0, std::string(p.name), p.per_model, first_part, n_parts,
                start_.size()};

@@ -47,16 +47,4 @@ void describe_descent(adapt::lineage& of, const std::string& out, const std::vec
     }
 }
 
-io::archive with_lineage(const io::archive& of, const adapt::lineage& from) {
-  io::archive_content made;
-  made.metadata = of.metadata();
-  made.tensors.assign(of.tensors().begin(), of.tensors().end());
-  made.sources.assign(of.sources().begin(), of.sources().end());
-  made.path = of.path();
-  made.file_bytes = of.file_bytes();
-  made.files = of.parts();
-  adapt::add_lineage(made.metadata, from);
-  return io::archive::assemble(std::move(made)).value();
-}
-
 }  // namespace flywheel::cli

@@ -24,7 +24,5 @@ struct parent_model {
 /// Sets name, path, role, version and parents, whose digests are computed with a progress bar. Throws.
 void describe_descent(adapt::lineage& of, const std::string& out, const std::vector<parent_model>& parents,
                       const std::filesystem::path& folder, const interrupt& stop);
-/// The archive with the lineage in its metadata. Throws.
-[[nodiscard]] io::archive with_lineage(const io::archive& of, const adapt::lineage& from);
 
 }  // namespace flywheel::cli

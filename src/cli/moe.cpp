@@ -46,7 +46,7 @@ int mix(moe_args& args) {
       -1, ' ', false, json::error_handler_t::replace);
   from.seed = args.mixing.seed;
   describe_descent(from, args.out, parents, folder, stop);
-  made = with_lineage(made, from);
+  made = adapt::with_lineage(made, from).value();
   progress_bar bar("writing");
   const converted_model written =
       convert(made, args.out, {what.type, args.mixing.context, {bar.callback(), stop.token()}}).value();

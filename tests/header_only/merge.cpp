@@ -29,7 +29,7 @@ bool check(const merge::method& how, std::vector<double> parameters, std::vector
 
 int main() {
   bool good = check(merge::linear, {1, 3, 1}, {2.75F, 2, 1.5F, 3.75F});
-  good &= check(merge::task_arithmetic, {1, 1, 0, 0.5, 0}, {2.5F, 2, 2, 2.5F});
+  good &= check(merge::task_arithmetic, {1, 1, 1, 1, 0, 0.5, 0, 0}, {2.5F, 2, 2, 2.5F});
   good &= check(merge::ties, {1, 1, 0.5, 0.5, 1, 1, 0, 1, 0}, {2.5F, 2, 1, 0});
   return good ? 0 : 1;
 }

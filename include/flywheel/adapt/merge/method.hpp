@@ -24,6 +24,7 @@ struct parameter_info {
   std::string_view what;  ///< For people.
   /// Words that recipes may write instead of the numbers 0, 1, ...
   std::span<const std::string_view> words = {};
+  bool ignored = false;  ///< Taken so that recipes run, and not looked at.
 };
 
 /// Whole rows of one tensor. Element i is number first + i of the tensor, in row-major order.

@@ -18,7 +18,8 @@ inline constexpr parameter_info density_parameter{
 inline constexpr parameter_info lambda_parameter{
     "lambda", false, 1, false, -unbounded, unbounded, "Factor of the merged difference"};
 /// Of programs that keep masks of bytes; there are no masks in memory here.
-inline constexpr parameter_info int8_mask_parameter{"int8_mask", false, 0, false, 0, 1, "Accepted, has no effect"};
+inline constexpr parameter_info int8_mask_parameter{"int8_mask", false, 0, false, 0, 1, "Accepted, has no effect",
+                                                    {},          true};
 
 [[nodiscard]] constexpr parameter_info normalize_parameter(bool fallback) noexcept {
   return {"normalize", false, fallback ? 1.0 : 0.0, false, 0, 1, "Divide by the sum of weights"};

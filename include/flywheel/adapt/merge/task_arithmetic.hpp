@@ -7,8 +7,12 @@
 namespace flywheel::inline v0::adapt::merge {
 
 inline constexpr parameter_info task_arithmetic_parameters[] = {
-    weight_parameter, {"density", true, 1, false, 0, 1, "Accepted, has no effect"},  normalize_parameter(false),
-    lambda_parameter, {"rescale", false, 0, false, 0, 1, "Accepted, has no effect"}, int8_mask_parameter};
+    weight_parameter,
+    {"density", true, 1, false, 0, 1, "Accepted, has no effect", {}, true},
+    normalize_parameter(false),
+    lambda_parameter,
+    {"rescale", false, 0, false, 0, 1, "Accepted, has no effect", {}, true},
+    int8_mask_parameter};
 
 /// Keeps everything.
 struct unthinned : passless {
