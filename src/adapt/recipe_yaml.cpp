@@ -37,12 +37,27 @@ struct yaml_value {
   std::vector<yaml_value> items;                         ///< Of a list.
   std::vector<std::pair<std::string, yaml_value>> keys;  ///< Of a map.
 
+  // Defined where the type of `keys` is complete.
+  yaml_value();
+  yaml_value(const yaml_value&);
+  yaml_value(yaml_value&&) noexcept;
+  yaml_value& operator=(const yaml_value&);
+  yaml_value& operator=(yaml_value&&) noexcept;
+  ~yaml_value();
+
   [[nodiscard]] const yaml_value* find(std::string_view key) const {
     for (const auto& [name, value] : keys)
       if (name == key) return &value;
     return nullptr;
   }
 };
+
+yaml_value::yaml_value() = default;
+yaml_value::yaml_value(const yaml_value&) = default;
+yaml_value::yaml_value(yaml_value&&) noexcept = default;
+yaml_value& yaml_value::operator=(const yaml_value&) = default;
+yaml_value& yaml_value::operator=(yaml_value&&) noexcept = default;
+yaml_value::~yaml_value() = default;
 
 [[noreturn]] void wrong(const yaml_value& at, std::string message) {
   throw recipe_fault{errc::malformed, at.line, std::move(message)};

@@ -25,7 +25,7 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 class adapter_folder {
  public:
   adapter_folder(const io::archive& adapter, const io::archive& base, const layout& names)
-      : adapter_(adapter), base_(base), names_(names), tensors_(adapter, names) {}
+      : adapter_(adapter), base_(base), tensors_(adapter, names) {}
 
   result<void> add(const adapter_change& change) {
     const std::string weight = change.head ? std::string(detail::output_head) : change.weight;
@@ -114,7 +114,6 @@ class adapter_folder {
 
   const io::archive& adapter_;
   const io::archive& base_;
-  const layout& names_;
   stored_tensors tensors_;
   std::set<std::string> targets_, saved_;
   std::map<std::string, std::int64_t> ranks_;  ///< By module.
