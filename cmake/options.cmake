@@ -56,14 +56,20 @@ function(flywheel_warnings target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     target_compile_options(${target} PRIVATE -Wno-restrict)  # false alarms on "text" + std::string, GCC bug 105651
   endif()
+  if(CMAKE_UNITY_BUILD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE -Wno-subobject-linkage)  # a source inside another one looks like a header
+  endif()
   if(FLYWHEEL_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
 endfunction()
 file(GLOB FLYWHEEL_PARSERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/io/*.cpp ${PROJECT_SOURCE_DIR}/src/text/*.cpp
   ${PROJECT_SOURCE_DIR}/src/model/hugging_face/*.cpp ${PROJECT_SOURCE_DIR}/src/model/hugging_face/families/*.cpp
-  ${PROJECT_SOURCE_DIR}/src/device/simulator/program.cpp)
-set_source_files_properties(${FLYWHEEL_PARSERS} PROPERTIES COMPILE_OPTIONS "-Wconversion")
+  ${PROJECT_SOURCE_DIR}/src/device/simulator/program.cpp ${PROJECT_SOURCE_DIR}/src/adapt/recipe_yaml.cpp
+  ${PROJECT_SOURCE_DIR}/src/adapt/lineage.cpp)
+if(NOT CMAKE_UNITY_BUILD)  # sources with options of their own would be compiled one by one
+  set_source_files_properties(${FLYWHEEL_PARSERS} PROPERTIES COMPILE_OPTIONS "-Wconversion")
+endif()
 
 # The sampler, merge methods and the simulated NPUs compute the same bits on every machine: their products and sums are
 # not fused.

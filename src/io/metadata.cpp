@@ -94,7 +94,7 @@ bool metadata::erase(std::string_view key) {
 }
 
 result<std::string_view> metadata::string(std::string_view key) const {
-  return detail::guarded([&]() -> result<std::string_view> {
+  return flywheel::detail::guarded([&]() -> result<std::string_view> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     if (const std::string* text = std::get_if<std::string>(v)) return std::string_view(*text);
@@ -103,7 +103,7 @@ result<std::string_view> metadata::string(std::string_view key) const {
 }
 
 result<std::int64_t> metadata::integer(std::string_view key) const {
-  return detail::guarded([&]() -> result<std::int64_t> {
+  return flywheel::detail::guarded([&]() -> result<std::int64_t> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     return std::visit(
@@ -120,7 +120,7 @@ result<std::int64_t> metadata::integer(std::string_view key) const {
 }
 
 result<double> metadata::number(std::string_view key) const {
-  return detail::guarded([&]() -> result<double> {
+  return flywheel::detail::guarded([&]() -> result<double> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     return std::visit(
@@ -135,7 +135,7 @@ result<double> metadata::number(std::string_view key) const {
 }
 
 result<bool> metadata::boolean(std::string_view key) const {
-  return detail::guarded([&]() -> result<bool> {
+  return flywheel::detail::guarded([&]() -> result<bool> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     if (const bool* b = std::get_if<bool>(v)) return *b;
@@ -144,7 +144,7 @@ result<bool> metadata::boolean(std::string_view key) const {
 }
 
 result<std::span<const std::string>> metadata::strings(std::string_view key) const {
-  return detail::guarded([&]() -> result<std::span<const std::string>> {
+  return flywheel::detail::guarded([&]() -> result<std::span<const std::string>> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     if (const auto* list = std::get_if<std::vector<std::string>>(v)) return std::span<const std::string>(*list);
@@ -153,7 +153,7 @@ result<std::span<const std::string>> metadata::strings(std::string_view key) con
 }
 
 result<std::vector<std::int64_t>> metadata::integers(std::string_view key) const {
-  return detail::guarded([&]() -> result<std::vector<std::int64_t>> {
+  return flywheel::detail::guarded([&]() -> result<std::vector<std::int64_t>> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     return std::visit(
@@ -175,7 +175,7 @@ result<std::vector<std::int64_t>> metadata::integers(std::string_view key) const
 }
 
 result<std::vector<float>> metadata::floats(std::string_view key) const {
-  return detail::guarded([&]() -> result<std::vector<float>> {
+  return flywheel::detail::guarded([&]() -> result<std::vector<float>> {
     const value* v = find(key);
     if (v == nullptr) return missing(key);
     if (const auto* list = std::get_if<std::vector<float>>(v)) return *list;

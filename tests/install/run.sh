@@ -97,7 +97,7 @@ consume find-static "$cxx" -DCMAKE_PREFIX_PATH="$work/static"
 # A shared library brings what it needs: the consumer finds nothing else.
 consume find-shared "$cxx" -DCMAKE_PREFIX_PATH="$work/shared" -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON \
   -DCMAKE_DISABLE_FIND_PACKAGE_Threads=ON -DCMAKE_DISABLE_FIND_PACKAGE_PkgConfig=ON -DCMAKE_DISABLE_FIND_PACKAGE_PCRE2=ON
-consume fetch-static "$cxx" -DCONSUMER_MODE=fetch -DFLYWHEEL_SOURCE="$root" -DCMAKE_BUILD_TYPE=Debug
+consume fetch-static "$cxx" -DCONSUMER_MODE=fetch -DFLYWHEEL_SOURCE="$root" -DCMAKE_BUILD_TYPE=Debug -DFLYWHEEL_WERROR=ON
 if [ -n "$second" ]; then
   consume find-static-second-compiler "$second" -DCMAKE_PREFIX_PATH="$work/static"
 fi
