@@ -257,8 +257,10 @@ TEST_CASE("The trained model gives the reference logits and continuations") {
     const std::vector<float> scores = s.score(ids).value();
     double sum = 0;
     for (float logprob : scores) sum -= static_cast<double>(logprob);
-    CHECK(sum / static_cast<double>(scores.size()) ==
-          Approx(want["mean_nll"].get<double>()).margin(kv == dtype::f32 ? 1e-4 : kv == dtype::f16 ? 1e-3 : 4e-3));
+    CHECK(sum / static_cast<double>(scores.size()) == Approx(want["mean_nll"].get<double>())
+                                                          .margin(kv == dtype::f32   ? 1e-4
+                                                                  : kv == dtype::f16 ? 1e-3
+                                                                                     : 4e-3));
     s.clear();
     s.prefill(ids).value();
     const auto row = floats_of(want["logits_last"]);
@@ -269,8 +271,9 @@ TEST_CASE("The trained model gives the reference logits and continuations") {
       square += std::pow(static_cast<double>(row[j]) - mean, 2);
       worst = std::max(worst, std::abs(static_cast<double>(row[j] - s.logits()[j])));
     }
-    // In standard deviations of the row: the conformance set's tolerances for float32 and for f16 caches. It has none for
-    // q8_0, where queries are rounded to 8 bits, too, in an order of sums that is the cluster's: up to 0.022 (generic).
+    // In standard deviations of the row: the conformance set's tolerances for float32 and for f16 caches. It has none
+    // for q8_0, where queries are rounded to 8 bits, too, in an order of sums that is the cluster's: up to 0.022
+    // (generic).
     const double tolerance = kv == dtype::f32 ? 1e-3 : kv == dtype::f16 ? 2e-2 : 3e-2;
     CHECK(worst / std::sqrt(square / static_cast<double>(row.size())) < tolerance);
     generate_options greedy;
