@@ -2,6 +2,8 @@
 #pragma once
 
 #include "flywheel/adapt/adapters.hpp"         // adapters into weights, out of them, combined
+#include "flywheel/adapt/evolve.hpp"           // search for the numbers of a recipe
+#include "flywheel/adapt/experts.hpp"          // mixtures of experts from dense models
 #include "flywheel/adapt/lineage.hpp"          // who a model's parents are
 #include "flywheel/adapt/merge_models.hpp"     // merge models
 #include "flywheel/adapt/recipe.hpp"           // recipes of merges
