@@ -5,8 +5,8 @@
 // start at page boundaries: not on which other tokens are in the call, nor on threads.
 //
 // With quantized keys and values, queries are quantized too: in blocks of 32, round(q 127 / max|q|) times max|q| / 127
-// (quantize_block32 of kernels/matmul/reference.hpp), which is what integer dot products take. With q4_0, keys, values
-// and queries are rotated before that, and results back (rotation.hpp).
+// (quantize_block32 of kernels/matmul/reference.hpp), which is what integer dot products take. Keys, values and queries
+// are rotated before that, and results back (rotation.hpp).
 #pragma once
 
 #include <cstddef>

@@ -47,7 +47,7 @@ class float_pages {
     float* const to = q_ + row * dim_;
     if constexpr (quantized) {
       for (std::int64_t d = 0; d < dim_; ++d) to[d] = q[d];
-      if (is_rotated_kv(Type)) rotate_head(to, dim_);
+      rotate_head(to, dim_);
       for (std::int64_t b = 0; b < dim_; b += 32) {
         std::int32_t codes[32];
         const q8_scale s = q8_scale_of(peak_of(to + b));

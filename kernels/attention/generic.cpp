@@ -79,12 +79,11 @@ void load_quantized(const std::byte* from, std::int64_t dim, float* out) {
 template <dtype Type, bool Keys>
 void store_quantized(const float* x, std::int64_t dim, std::int64_t slot, std::byte* to) {
   using blocks = page_blocks<Type, Keys>;
-  // A block of rotation is one or more blocks of 32.
-  const std::int64_t step = is_rotated_kv(Type) ? kv_rotation_block(dim) : 32;
+  const std::int64_t step = kv_rotation_block(dim);  // one or more blocks of 32
   for (std::int64_t first = 0; first < dim; first += step) {
     float numbers[most_rotated];
     std::memcpy(numbers, x + first, static_cast<std::size_t>(step) * sizeof(float));
-    if (is_rotated_kv(Type)) rotate_head(numbers, step);
+    rotate_head(numbers, step);
     for (std::int64_t d = 0; d < step; d += 32) {
       typename blocks::block block;
       blocks::codec::encode(numbers + d, block);
@@ -126,9 +125,9 @@ void store(const float* x, dtype type, std::int64_t dim, bool keys, std::int64_t
 }
 
 /// A query as the kernels see it beside quantized keys.
-void round_query(const float* q, dtype type, std::int64_t dim, float* out) {
+void round_query(const float* q, std::int64_t dim, float* out) {
   std::memcpy(out, q, static_cast<std::size_t>(dim) * sizeof(float));
-  if (is_rotated_kv(type)) rotate_head(out, dim);
+  rotate_head(out, dim);
   for (std::int64_t b = 0; b < dim; b += 32) {
     std::int32_t codes[32];
     const q8_scale s = q8_scale_of(peak_of(out + b));
@@ -212,7 +211,7 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
     };
     for (std::int64_t r = 0; r < rows; ++r) {
       std::memset(output(r), 0, static_cast<std::size_t>(dim) * sizeof(float));
-      if (rounded) round_query(given_query(r), args.kv_type, dim, queries + r * dim);
+      if (rounded) round_query(given_query(r), dim, queries + r * dim);
       const bool sink = args.sinks != nullptr;
       states[r] = {sink ? args.sinks[kv_head * group + (begin + r) % group] : -HUGE_VALF, sink ? 1.0f : 0.0f};
     }
@@ -234,7 +233,7 @@ void attention_generic(const attention_args& args, std::int64_t kv_head, std::in
       float* out = output(r);
       const float inverse = 1 / states[r].denominator;
       for (std::int64_t d = 0; d < dim; ++d) out[d] *= inverse;
-      if (is_rotated_kv(args.kv_type)) rotate_head(out, dim);
+      if (rounded) rotate_head(out, dim);
     }
   }
 }

@@ -48,8 +48,7 @@ class integer_pages {
 
   static std::int64_t scratch(std::int64_t dim, std::int64_t rows) {
     const std::int64_t blocks = dim / 32;
-    return page * dim / 2 + page * dim / 4 + (3 * page + 1) * blocks + rows * (dim / 4 + 2 * blocks) + width +
-           (is_rotated_kv(Type) ? dim : 0);
+    return page * dim / 2 + page * dim / 4 + (3 * page + 1) * blocks + rows * (dim / 4 + 2 * blocks) + width + dim;
   }
 
   integer_pages(const attention_args& args, std::int64_t kv_head, std::int64_t rows, float* scratch)
@@ -69,15 +68,12 @@ class integer_pages {
         turned_(reinterpret_cast<float*>(queries_ + rows * dim_ / 4)) {}
 
   void set_query(std::int64_t row, const float* q, float factor) {
-    if constexpr (is_rotated_kv(Type)) {
-      for (std::int64_t d = 0; d < dim_; ++d) turned_[d] = q[d];
-      rotate_head(turned_, dim_);
-      q = turned_;
-    }
+    for (std::int64_t d = 0; d < dim_; ++d) turned_[d] = q[d];
+    rotate_head(turned_, dim_);
     for (std::int64_t b = 0; b < blocks_; ++b) {
       std::int32_t codes[32];
-      const q8_scale s = q8_scale_of(peak_of(q + 32 * b));
-      round_codes(q + 32 * b, s.inverse, codes);
+      const q8_scale s = q8_scale_of(peak_of(turned_ + 32 * b));
+      round_codes(turned_ + 32 * b, s.inverse, codes);
       std::int32_t sum = 0;
       std::int8_t bytes[32];
       for (int i = 0; i < 32; ++i) {
@@ -288,7 +284,7 @@ class integer_pages {
   float* query_scales_;      ///< [rows, blocks]
   std::int32_t* starts_;     ///< [rows, blocks]: -bias times the sum of the query's codes
   std::int32_t* queries_;    ///< [rows, dim / 4]: four codes each
-  float* turned_;            ///< [dim]: a query while it is rotated; q4_0 only
+  float* turned_;            ///< [dim]: a query while it is rotated
   const std::byte* keys_ = nullptr;
   std::uintptr_t ahead_ = 0;  ///< From the page to the one after it.
   std::int64_t low_ = 0, high_ = 0;

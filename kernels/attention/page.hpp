@@ -14,9 +14,10 @@
 // are what integer dot products take. Blocks of 32 along head_dim are those of formats/q8_0.hpp and q4_0.hpp: bytes
 // 4 i .. 4 i + 3 of a block are in its i-th line.
 //
-// q4_0 pages hold rotated heads (rotation.hpp). Errors of keys move scores and cost more than those of values, so keys
-// have a fifth bit, which makes 5 bits for a number on average: their blocks are those of formats/q5_0.hpp, 4 lines of
-// low bits like values' codes, and a line of fifth bits: that of number 4 i + j is bit i of byte j.
+// Quantized pages hold rotated heads (rotation.hpp). Errors of keys move scores and cost more than those of values, so
+// keys of q4_0 have a fifth bit, which makes 5 bits for a number on average: their blocks are those of
+// formats/q5_0.hpp, 4 lines of low bits like values' codes, and a line of fifth bits: that of number 4 i + j is bit i
+// of byte j.
 #pragma once
 
 #include <cstddef>

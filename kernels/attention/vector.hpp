@@ -171,7 +171,7 @@ struct paged_attention {
       const float inverse = 1 / S::sum(S::load(s.sum + (row - begin) * width));
       float* const out = output(row);
       for (std::int64_t d = 0; d < dim; ++d) out[d] = s.out[(row - begin) * dim + d] * inverse;
-      if (is_rotated_kv(args.kv_type)) rotate_head(out, dim);
+      if (is_quantized_kv(args.kv_type)) rotate_head(out, dim);
     }
   }
 

@@ -383,7 +383,7 @@ recipe::token_source token_of(const yaml_value& v, const std::string& token) {
       made.from = reference_of(*source, "source");
     } else {
       yaml_map from(*source, "'source'");
-      const std::string& name = text_of(*from.find("kind"), "kind");
+      const std::string& name = text_of(from.require("kind"), "kind");
       made.zero = name == "zero";
       if (name == "model_token") {
         made.from = reference_of(from.require("model"), "model");

@@ -1,7 +1,7 @@
 // Files of session state. Little-endian:
 //
 //   char magic[8]        "FLYWKV\r\n": a transfer that changes line ends breaks it
-//   u32 version          2
+//   u32 version          3
 //   u32 flags            bit 0: logits are present; bit 1: keys are rotated for long contexts (kv_layout);
 //                        bit 2: some positions were computed with other adapters than the last ones
 //   u64 model            engine::digest()
@@ -33,7 +33,7 @@ namespace flywheel::inline v0 {
 namespace {
 
 constexpr std::array<char, 8> magic = {'F', 'L', 'Y', 'W', 'K', 'V', '\r', '\n'};
-constexpr std::uint32_t version = 2;
+constexpr std::uint32_t version = 3;
 constexpr std::uint32_t has_logits_flag = 1, long_rotation_flag = 2, foreign_flag = 4;
 constexpr std::size_t header_bytes = 64;
 constexpr std::size_t checksum_bytes = 8;

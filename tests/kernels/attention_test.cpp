@@ -32,7 +32,7 @@ std::vector<float> as_stored(const std::vector<float>& x, dtype type) {
 
 /// Heads as quantized pages of the type see them.
 std::vector<float> turned(std::vector<float> x, dtype type, std::int64_t head_dim) {
-  if (kernels::is_rotated_kv(type))
+  if (kernels::is_quantized_kv(type))
     for (std::size_t i = 0; i < x.size(); i += static_cast<std::size_t>(head_dim))
       kernels::rotate_head(x.data() + i, head_dim);
   return x;
@@ -138,7 +138,7 @@ struct cache {
             seen_q.data() + row, keys.data(), values.data(), dim, first, last,
             static_cast<double>(1 / std::sqrt(static_cast<float>(dim))), static_cast<double>(what.softcap),
             what.sinks ? &sinks[static_cast<std::size_t>(h)] : nullptr);
-        if (kernels::is_rotated_kv(what.kv_type))
+        if (kernels::is_quantized_kv(what.kv_type))
           expected =
               kernels::reference::rotate(expected, static_cast<std::size_t>(kernels::kv_rotation_block(what.head_dim)));
         for (std::size_t d = 0; d < static_cast<std::size_t>(dim); ++d) {
@@ -212,7 +212,7 @@ double tolerance_of(dtype type) {
 
 TEST_CASE("heads rotate as the Hadamard matrix says, and back", "[kernels][attention]") {
   random_source random(3);
-  for (const std::int64_t dim : {1, 2, 8, 32, 64, 96, 80, 128, 256, 320, 512}) {
+  for (const std::int64_t dim : {32, 64, 96, 128, 160, 192, 256, 320, 512}) {
     CAPTURE(dim);
     const std::vector<float> x = random.numbers(static_cast<std::size_t>(dim));
     std::vector<float> y = x;
