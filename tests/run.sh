@@ -13,7 +13,7 @@ Installs what is missing (cmake/bootstrap.sh), builds under build-test/ with war
   install   installed copies, static and shared, used by outside projects
   clang     the second compiler: clang 16 or later, Release, core and kernels (asan compiles and runs all with it)
   asan      all but the conformance kit's own suite under AddressSanitizer and UndefinedBehaviorSanitizer
-  tsan      core, device, measure and what of model starts threads, under ThreadSanitizer
+  tsan      core, device, measure and what of model starts threads, with one vector cluster's kernels, under ThreadSanitizer
   serial    the build without threads, oneTBB and mmap, for debugging: tests of core, formats, io and text
   arm64     core and kernels cross-compiled for arm64, their tests in qemu-user
 --all runs every job. A job that cannot run here (no second compiler, no emulator) is reported as skipped, never as passed.
@@ -81,12 +81,12 @@ job_clang() {
   configure clang "$clang" "${unity[@]}" -DCMAKE_BUILD_TYPE=Release -DFLYWHEEL_KERNELS_ONLY=ON &&
     build clang flywheel test-core test-kernels && suite clang -R '^(core|kernels|odr)$'
 }
-# Under sanitizers; the other clusters are made of the same templates.
-sanitizer_clusters="generic;x86_avx2;x86_avx512vnni;arm64_dotprod;arm64_i8mm"
+# The others are made of the same templates.
+asan_clusters="generic;x86_avx2;x86_avx512vnni;arm64_dotprod;arm64_i8mm"
 job_asan() {
   local compiler=${clang:-$cxx}
   configure asan "$compiler" "${unity[@]}" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
-    -DFLYWHEEL_SANITIZE=address,undefined "-DFLYWHEEL_ISA_CLUSTERS=$sanitizer_clusters" \
+    -DFLYWHEEL_SANITIZE=address,undefined "-DFLYWHEEL_ISA_CLUSTERS=$asan_clusters" \
     -DFLYWHEEL_BUILD_EXAMPLES=OFF && build asan all && suite asan -E '^device-kit$'
 }
 job_tsan() {  # not with clang: its runtime forbids the tests' own operator new

@@ -9,8 +9,7 @@
 
 #include <cstdint>
 
-#include "flywheel/core/dtype.hpp"
-#include "kernels/attention/page.hpp"
+#include "flywheel/core/config.hpp"
 
 namespace flywheel::inline v0::kernels {
 
